@@ -1,0 +1,101 @@
+"""The table of contents: every built-in component by kind and name.
+
+Reach it as ``lavislite.registry``: ``registry.models.names()``, ``@registry.vision_backbones.register("x")``.
+LAVIS's spellings (``@registry.register_model("x")`` ...) are the same methods.
+"""
+
+from lavislite.common.registry import Registry
+
+models = Registry(
+    "model",
+    "models",
+    {
+        "blip2": "lavislite.models.blip2.stage1:Blip2Qformer",
+        "blip2_qformer": "lavislite.models.blip2.stage1:Blip2Qformer",
+        "blip2_feature_extractor": "lavislite.models.blip2.stage1:Blip2Qformer",
+        "blip2_image_text_matching": "lavislite.models.blip2.matching:Blip2ITM",
+        "tiny_vit_attributes": "lavislite.models.vision.attributes:TinyViTAttributes",
+    },
+)
+
+vision_backbones = Registry(
+    "vision backbone",
+    "vision_backbones",
+    {
+        "timm": "lavislite.models.vision.timm:TimmBackbone",
+        "hf": "lavislite.models.vision.hf:HFBackbone",
+        "eva_clip_g": "lavislite.models.vision.presets:eva_clip_g",
+        "clip_L": "lavislite.models.vision.presets:clip_L",
+        "tiny": "lavislite.models.vision.tiny:TinyViT",
+    },
+)
+
+language_models = Registry("language model", "language_models", {})
+
+processors = Registry(
+    "processor",
+    "processors",
+    {
+        "blip2_image_train": "lavislite.processors.image:Blip2ImageTrain",
+        "blip_image_train": "lavislite.processors.image:BlipImageTrain",
+        "blip_image_eval": "lavislite.processors.image:BlipImageEval",
+        "blip_caption": "lavislite.processors.text:BlipCaption",
+        "blip_question": "lavislite.processors.text:BlipQuestion",
+    },
+)
+
+datasets = Registry(
+    "dataset",
+    "datasets",
+    {
+        "image_caption": "lavislite.datasets.caption:ImageCaptionBuilder",
+        "image_text_retrieval": "lavislite.datasets.image_text:ImageTextRetrievalBuilder",
+        "coco_caption": "lavislite.datasets.caption:CocoCaptionBuilder",
+        "coco_retrieval": "lavislite.datasets.image_text:CocoRetrievalBuilder",
+        "playground_caption": "lavislite.datasets.playground:PlaygroundCaptionBuilder",
+        "playground_retrieval": "lavislite.datasets.playground:PlaygroundRetrievalBuilder",
+        "playground_attributes": "lavislite.datasets.playground:PlaygroundAttributesBuilder",
+    },
+)
+
+tasks = Registry(
+    "task",
+    "tasks",
+    {
+        "image_text_pretrain": "lavislite.tasks.pretrain:ImageTextPretrainTask",
+        "retrieval": "lavislite.tasks.retrieval:RetrievalTask",
+        "multilabel_classification": "lavislite.tasks.classification:MultilabelClassificationTask",
+    },
+)
+
+runners = Registry("runner", "runners", {"runner_base": "lavislite.runners.runner:Runner"})
+
+lr_schedules = Registry(
+    "lr schedule",
+    "lr_schedules",
+    {
+        "linear_warmup_cosine_lr": "lavislite.common.schedules:linear_warmup_cosine_lr",
+        "linear_warmup_step_lr": "lavislite.common.schedules:linear_warmup_step_lr",
+        "constant": "lavislite.common.schedules:constant",
+    },
+)
+
+KINDS: tuple[Registry, ...] = (
+    models,
+    vision_backbones,
+    language_models,
+    processors,
+    datasets,
+    tasks,
+    runners,
+    lr_schedules,
+)
+
+register_model = models.register
+register_vision_backbone = vision_backbones.register
+register_language_model = language_models.register
+register_processor = processors.register
+register_builder = datasets.register
+register_task = tasks.register
+register_runner = runners.register
+register_lr_scheduler = lr_schedules.register
