@@ -1,0 +1,1 @@
+"""Tasks: what one training step, one prediction and one score mean. They know no runner."""

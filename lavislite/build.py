@@ -1,0 +1,257 @@
+"""The only composer: a resolved configuration to datasets, model, task and runner."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lavislite.checks import check_config, check_image_size, check_splits, check_statistics
+from lavislite.common import catalog, distributed
+from lavislite.common.config import Config
+from lavislite.common.errors import ConfigError, UserError
+from lavislite.playground import ensure_playground_vision
+from lavislite.run_dir import (
+    create_run_dir,
+    find_resume,
+    mark_latest,
+    require_writable,
+    scratch_dir,
+)
+
+TOKENIZER = "tokenizer"  # folder of a run that holds its vocabulary
+
+
+@dataclass
+class Data:
+    """The splits of a run."""
+
+    train: dict[str, list[Any]] = field(default_factory=dict)  # dataset name -> training splits
+    evaluated: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> split -> Dataset
+
+    def captions(self) -> Iterator[str]:
+        """All training texts, in order."""
+        for parts in self.train.values():
+            for part in parts:
+                yield from part.captions()
+
+    def __iter__(self) -> Iterator[Any]:
+        for parts in self.train.values():
+            yield from parts
+        for splits in self.evaluated.values():
+            yield from splits.values()
+
+
+def build_runner(
+    cfg: Config,
+    *,
+    project: str | Path = "run",
+    train: bool = True,
+    dry_run: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Any:
+    """Everything a run needs, built in the order in which mistakes are cheap.
+
+    Args:
+        project: the project file; its stem names the folder under ``run.output_dir``.
+        train: False builds no training split (evaluation only).
+        dry_run: leave nothing behind: the run's files go to a temporary folder.
+        checkpoint: to evaluate: a run folder (its best, else its last), a checkpoint folder, or a
+            file or URL with weights.
+
+    Raises:
+        UserError: the first thing that cannot work, before any expensive work.
+    """
+    check_config(cfg)
+    stem = Path(project).stem
+    if checkpoint is not None:
+        _use_checkpoint(cfg, checkpoint)
+    if not dry_run:
+        on_main(lambda: require_writable(Path(cfg.run.output_dir)))
+    resumed = on_main(lambda: find_resume(cfg.run, stem))
+    task = build_task(cfg)
+    data = build_data(cfg, train=train)
+    check_image_size(cfg, data)
+    ensure_playground_vision(cfg, train_project)
+    run_dir, new = resumed, False
+    if resumed is None or dry_run or not train:
+        run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem))
+        new = True
+    with _removed_on_failure(run_dir if new else None):
+        model = build_model(cfg, captions=Lazily(data.captions), vocabulary=resumed)
+        check_statistics(cfg, data, model)
+        _save_vocabulary(model, run_dir)
+        runner = catalog.runners.get(cfg.run.runner)(
+            cfg.run,
+            task=task,
+            model=model,
+            datasets=data.evaluated,
+            train_data=build_loader(cfg, data) if train else None,
+            run_dir=run_dir,
+            config_yaml=cfg.to_yaml(),
+        )
+    if not dry_run:
+        on_main(lambda: mark_latest(run_dir))
+    return runner
+
+
+def train_project(cfg: Config, project: Path) -> Any:
+    """Train `cfg` to the end and return its runner."""
+    runner = build_runner(cfg, project=project)
+    runner.train()
+    return runner
+
+
+def _use_checkpoint(cfg: Config, checkpoint: str | Path) -> None:
+    """Evaluate a training checkpoint through ``run.resume``, other weights as `pretrained`."""
+    from lavislite.models.blip2.weights import checkpoint_in
+
+    path = checkpoint_in(Path(checkpoint))
+    if (path / "meta.json").is_file():
+        cfg.run.resume = str(path)
+    elif hasattr(cfg.model, "pretrained"):
+        cfg.run.resume, cfg.model.pretrained = None, str(checkpoint)
+    else:
+        raise UserError(f"--checkpoint: {checkpoint} is not a run or checkpoint folder")
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def build_task(cfg: Config) -> Any:
+    """The task named by ``run.task``."""
+    return catalog.tasks.get(cfg.run.task)(cfg.run)
+
+
+def build_model(
+    cfg: Config, captions: Iterable[str] | None = None, vocabulary: Path | None = None
+) -> Any:
+    """The model of `cfg`, reproducible from ``run.seed``.
+
+    Args:
+        captions: training texts, for a tokenizer that is made from data; read only when needed.
+        vocabulary: the run folder that training goes on in: its tokenizer is used again.
+    """
+    target = catalog.models.get(cfg.model.arch)
+    distributed.seed_everything(cfg.run.seed)
+    parts: dict[str, Any] = {} if captions is None else {"captions": captions}
+    if vocabulary is not None and (vocabulary / TOKENIZER / "vocab.txt").is_file():
+        from lavislite.models.blip2.text import build_tokenizer
+
+        parts["tokenizer"] = build_tokenizer(str(vocabulary / TOKENIZER))
+    return target.from_config(cfg.model, **_accepted(target.from_config, parts))
+
+
+def _accepted(function: Callable[..., Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Of the parts on offer those that `function` takes: a model of your own may need none."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return parts
+    return {name: part for name, part in parts.items() if name in {p.name for p in parameters}}
+
+
+def _save_vocabulary(model: Any, run_dir: Path) -> None:
+    """Keep the tokenizer with the run: one made from data exists nowhere else."""
+    if getattr(model, "tokenizer", None) is not None:
+        from lavislite.models.blip2.text import save_tokenizer
+
+        save_tokenizer(model.tokenizer, run_dir / TOKENIZER)
+
+
+def make_builder(name: str, cfg: Any) -> Any:
+    """The builder of the dataset called `name` in the project."""
+    return catalog.datasets.get(cfg.builder or name)(cfg, name=name)
+
+
+def build_data(cfg: Config, *, train: bool = True) -> Data:
+    """The splits that the run names, for every dataset that has them.
+
+    Training splits get the processors' training side, validation and test splits the other.
+    A dataset with ``ratio: 0`` is evaluated but not trained on.
+
+    Raises:
+        ConfigError: no dataset has a split that is asked for.
+    """
+    if not cfg.datasets:
+        raise ConfigError("datasets: is empty; name at least one dataset")
+    builders = {name: make_builder(name, options) for name, options in cfg.datasets.items()}
+    on_each_machine(lambda: [builder.prepare() for builder in builders.values()])
+    has = {name: builder.splits() for name, builder in builders.items()}
+    check_splits(cfg, has, train=train)
+    data = Data()
+    for name, builder in builders.items():
+        trained = cfg.run.train_splits if train and cfg.datasets[name].ratio != 0 else []
+        evaluated = dict.fromkeys([*cfg.run.valid_splits, *cfg.run.test_splits])
+        data.train[name] = [builder.build(s, train=True) for s in trained if s in has[name]]
+        data.evaluated[name] = {
+            s: builder.build(s, train=False) for s in evaluated if s in has[name]
+        }
+    return data
+
+
+def build_loader(cfg: Config, data: Data) -> Any:
+    """The training batches of all datasets together, mixed by their ``ratio``."""
+    from lavislite.datasets.loading import TrainLoader
+
+    named = [(name, part) for name, parts in data.train.items() for part in parts]
+    return TrainLoader(
+        [part for _, part in named],
+        [cfg.datasets[name].ratio for name, _ in named],
+        batch_size=cfg.run.batch_size_train,
+        num_workers=cfg.run.num_workers,
+        seed=cfg.run.seed,
+    )
+
+
+class Lazily:
+    """Iterates over what `make` returns, afresh each time; makes nothing until then."""
+
+    def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._make())
+
+
+# ------------------------------------------------------------------------------- several processes
+
+
+def on_main(work: Callable[[], Any]) -> Any:
+    """The result of `work` on the main process, on all; what it raises is raised on all."""
+    return _once(work, distributed.is_main())
+
+
+def on_each_machine(work: Callable[[], Any]) -> None:
+    """`work` on one process per machine, before the others go on; errors are raised on all."""
+    _once(lambda: (work(), None)[1], distributed.is_local_main())
+
+
+def _once(work: Callable[[], Any], mine: bool) -> Any:
+    result, error = None, None
+    if mine:
+        try:
+            result = work()
+        except Exception as caught:  # the others wait for us: tell them before it is raised here
+            error = caught
+    told = distributed.all_gather_objects((result, None if error is None else str(error)))
+    if error is not None:
+        raise error
+    failed = next((message for _, message in told if message is not None), None)
+    if failed is not None:
+        raise UserError(failed)
+    return told[0][0]
+
+
+@contextmanager
+def _removed_on_failure(run_dir: Path | None) -> Iterator[None]:
+    """Leave no folder of a run that never began."""
+    try:
+        yield
+    except BaseException:
+        if run_dir is not None and distributed.is_main():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise

@@ -1,0 +1,224 @@
+"""The command line: ``lavislite train | evaluate | validate | models | datasets``.
+
+Nothing heavy is imported before a command needs it, so ``--help`` and the listings are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lavislite import __version__
+from lavislite.common.errors import UserError
+
+EXAMPLES = """\
+examples:
+  lavislite train --cfg-path projects/blip2/pretrain_stage1.yaml
+  lavislite train --cfg-path my.yaml --options run.batch_size_train=32 model.vision.name=timm:vit_base_patch16_224
+  lavislite train --cfg-path my.yaml --dry-run              one step and one evaluation batch of everything
+  lavislite train --cfg-path my.yaml --options run.resume=auto
+  torchrun --nproc-per-node=8 train.py --cfg-path my.yaml
+  lavislite evaluate --cfg-path my.yaml --checkpoint output/my/latest
+  lavislite validate --cfg-path my.yaml                     configuration and annotation files, no model
+  lavislite models 'blip2*'
+"""  # noqa: E501
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    0: done. 2: the user can put something right, the message says what. 130, 143: interrupted.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except UserError as error:
+        _complain(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(error: UserError) -> None:
+    """Rank 0 speaks for all; another rank speaks up only when the error is its own."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    if rank == "0":
+        print(f"error: {error}", file=sys.stderr)
+    elif getattr(error, "own_rank", False):
+        print(f"[rank {rank}] error: {error}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+def train(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    return _run(cfg, args, train=not cfg.run.evaluate)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    if args.cfg_path is None:
+        args.cfg_path = _config_of(args.checkpoint)
+    return _run(_load(args), args, train=False)
+
+
+def validate(args: argparse.Namespace) -> int:
+    from lavislite.validate import validate_project
+
+    cfg = _load(args)
+    for line in validate_project(cfg):
+        print(line)
+    print(f"{args.cfg_path}: ok")
+    return 0
+
+
+def list_models(args: argparse.Namespace) -> int:
+    from lavislite.zoo import model_zoo
+
+    return _list(model_zoo, args.pattern, "model")
+
+
+def list_datasets(args: argparse.Namespace) -> int:
+    from lavislite.zoo import dataset_zoo
+
+    return _list(dataset_zoo, args.pattern, "dataset")
+
+
+def _list(zoo: Any, pattern: str, kind: str) -> int:
+    from fnmatch import fnmatch
+
+    from lavislite.common.registry import did_you_mean
+
+    rows = [(name, types) for name, types in zoo if fnmatch(name, pattern)]
+    if not rows:
+        raise UserError(f"No {kind} matches '{pattern}'.{did_you_mean(pattern, zoo.names())}")
+    width = max(len(name) for name, _ in rows) + 2
+    for name, types in rows:
+        print(f"{name:<{width}}{', '.join(types)}".rstrip())
+    return 0
+
+
+def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
+    import shutil
+
+    from lavislite.build import build_runner
+    from lavislite.common import distributed
+    from lavislite.common.trained import remember_run
+
+    distributed.init_distributed(cfg.run.dist_timeout_minutes, cfg.run.device)
+    checkpoint = getattr(args, "checkpoint", None)
+    runner = build_runner(
+        cfg, project=args.cfg_path, train=train, dry_run=args.dry_run, checkpoint=checkpoint
+    )
+    try:
+        if args.dry_run:
+            runner.dry_run()
+            print("dry run: ok") if distributed.is_main() else None
+        elif train:
+            runner.train()
+        else:
+            runner.evaluate()
+    except UserError as error:
+        error.own_rank = True  # type: ignore[attr-defined]
+        raise
+    finally:
+        if args.dry_run and distributed.is_main():
+            shutil.rmtree(runner.run_dir, ignore_errors=True)
+    if train and not args.dry_run and distributed.is_local_main():
+        remember_run(args.cfg_path, runner.run_dir)
+    distributed.shutdown()
+    return 0
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from lavislite.common.config import load_config
+
+    return load_config(args.cfg_path, args.options, args.user_dir)
+
+
+def _config_of(checkpoint: str | None) -> str:
+    """The configuration saved beside a checkpoint: in its folder or one of those above."""
+    if checkpoint is None:
+        raise UserError("evaluate needs --cfg-path, or --checkpoint with a run folder")
+    path = Path(checkpoint)
+    for folder in (path, *path.parents[:3]):
+        if (folder / "config.yaml").is_file():
+            return str(folder / "config.yaml")
+    raise UserError(f"No config.yaml beside {checkpoint}: name one with --cfg-path")
+
+
+# ------------------------------------------------------------------------------------------ parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lavislite",
+        description="Bridge any frozen vision backbone and any frozen language model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lavislite {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: Any, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("train", train, "train, validate, keep the best, report")
+    _add_config(sub, required=True)
+    _add_dry_run(sub)
+    sub = add("evaluate", evaluate, "score a checkpoint on the validation and test splits")
+    _add_config(sub, required=False)
+    _add_dry_run(sub)
+    sub.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="run folder, checkpoint folder or weight file; default: model.pretrained",
+    )
+    sub = add("validate", validate, "check configuration and annotation files, build no model")
+    _add_config(sub, required=True)
+    for name, command in (("models", list_models), ("datasets", list_datasets)):
+        sub = add(name, command, f"list {name} and their types")
+        sub.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'blip2*'")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--cfg-path", required=required, metavar="YAML", help="project file")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override: run.max_epoch=2 'run.valid_splits=[val,test]' model.pretrained=null",
+    )
+    parser.add_argument(
+        "--user-dir", metavar="PATH", help="file or folder with your own registered components"
+    )
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, take one step and one evaluation batch, report sizes, keep nothing",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

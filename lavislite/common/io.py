@@ -1,0 +1,390 @@
+"""Files: the cache folder, atomic writes, downloads that resume, safe checkpoint reading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavislite.common.errors import CheckpointError, DataError, UserError
+from lavislite.common.logging import get_logger
+from lavislite.common.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = get_logger(__name__)
+
+_CHUNK = 1 << 20
+_ATTEMPTS = 5
+
+
+def cache_dir() -> Path:
+    """Where generated and downloaded files live: ``$LAVISLITE_CACHE`` or ``~/.cache/lavislite``."""
+    chosen = os.environ.get("LAVISLITE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "lavislite"
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file (or folder) beside `path`, then move it into place.
+
+    A reader sees the old content or the new, never half of it; a crash leaves the old.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        part = folder / target.name
+        write(part)
+        if part.is_dir():
+            _replace_folder(part, target, folder / "old")
+        else:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(part: Path, target: Path, aside: Path) -> None:
+    if target.exists():  # folders cannot be swapped in one move everywhere
+        target.rename(aside)
+    part.rename(target)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """`atomic_write` for a string, in UTF-8."""
+    atomic_write(path, lambda part: _write_text(part, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def file_lock(path: str | Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, across processes."""
+    from filelock import FileLock
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path)):
+        yield
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def require_path(path: str | Path, what: str = "file") -> Path:
+    """`path` itself when it exists.
+
+    Raises:
+        UserError: it does not; the nearest name in the same folder is offered.
+    """
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    folder = found.parent
+    if not folder.is_dir():
+        raise UserError(f"No {what} {found}: the folder {folder} does not exist.")
+    near = did_you_mean(found.name, [entry.name for entry in folder.iterdir()])
+    raise UserError(f"No {what} {found}.{near}")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: no such file.
+        DataError: not JSON; the message names line and column.
+    """
+    try:
+        return json.loads(require_path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def load_tensors(path: str | Path) -> Mapping[str, Tensor]:
+    """Name -> tensor from ``.safetensors``, a PyTorch file, or a folder in the hub's layout.
+
+    PyTorch files are read without running code (``weights_only``) and mapped, not copied. A
+    training checkpoint that keeps its weights under ``model`` or ``state_dict`` gives those.
+
+    Raises:
+        UserError: no such file.
+        CheckpointError: damaged, or holds something other than tensors.
+    """
+    found = require_path(path, "checkpoint")
+    if found.is_dir():
+        return _load_folder(found)
+    if found.name.endswith(".index.json"):
+        return _load_shards(found)
+    if found.suffix == ".safetensors":
+        return _load_safetensors(found)
+    return _load_torch(found)
+
+
+def _load_folder(folder: Path) -> Mapping[str, Tensor]:
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / name).exists():
+            return _load_shards(folder / name)
+    for name in ("model.safetensors", "pytorch_model.bin", "pytorch_model.pt"):
+        if (folder / name).exists():
+            return load_tensors(folder / name)
+    content = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    raise CheckpointError(
+        f"{folder}: expected model.safetensors or pytorch_model.bin, saw {content}"
+    )
+
+
+def _load_shards(index: Path) -> Mapping[str, Tensor]:
+    shards = sorted(set(read_json(index)["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for shard in shards:
+        state.update(load_tensors(index.parent / shard))
+    return state
+
+
+def _load_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _load_torch(path: Path) -> Mapping[str, Tensor]:
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        # Only the zip format (PyTorch >= 1.6) can be mapped.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds Python objects besides tensors, or is damaged. Loading those could run "
+            f"foreign code, so it is refused. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint: {error}") from error
+    return _weights_of(content, path)
+
+
+def _weights_of(content: Any, path: Path) -> Mapping[str, Tensor]:
+    import torch
+
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: expected names with tensors, saw {type(content).__name__}")
+    odd = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise CheckpointError(f"{path}: '{odd[0]}' is not a tensor ({len(odd)} such entries)")
+    return content
+
+
+# ------------------------------------------------------------------------------------ downloading
+
+
+def fetch(url_or_path: str | Path, sha256: str | None = None, progress: bool = True) -> Path:
+    """A local path for `url_or_path`: a local path as it is; a URL downloaded once into the cache.
+
+    ``http(s)`` downloads are locked across processes, resume where they broke off, and appear under
+    their final name only when complete. ``file://`` is opened in place, ``hf://org/name[/file]``
+    goes through the hub's own cache, other schemes (``s3://`` ...) through iopath.
+
+    Raises:
+        UserError: no such file, no connection, or the checksum differs.
+    """
+    text = str(url_or_path)
+    scheme = urllib.parse.urlsplit(text).scheme
+    if len(scheme) <= 1:  # none, or a Windows drive
+        path = require_path(text)
+    elif scheme == "file":
+        path = require_path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
+    elif scheme in ("http", "https"):
+        return _download(text, sha256, progress)
+    elif scheme == "hf":
+        path = _from_hub(text)
+    else:
+        path = _from_iopath(text)
+    if sha256 is not None:
+        _check_sha256(path, sha256, text)
+    return path
+
+
+def cached_path(url: str) -> Path:
+    """Where `fetch` keeps the download of `url`, whether it is there or not."""
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "index"
+    return cache_dir() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:10] / name
+
+
+def _download(url: str, sha256: str | None, progress: bool) -> Path:
+    path = cached_path(url)
+    verified = path.with_name(path.name + ".sha256")
+    with file_lock(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            part = path.with_name(path.name + ".part")
+            _download_with_retries(url, part, path, progress)
+            if sha256 is not None:
+                _check_sha256(part, sha256, url, remove=True)
+                atomic_write_text(verified, sha256)
+            part.replace(path)
+        elif sha256 is not None and not (verified.exists() and verified.read_text() == sha256):
+            _check_sha256(path, sha256, url, remove=True)
+            atomic_write_text(verified, sha256)
+    return path
+
+
+def _download_with_retries(url: str, part: Path, path: Path, progress: bool) -> None:
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _download_some(url, part, progress)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code != 429:
+                raise _no_download(
+                    url, path, f"the server says {error.code} {error.reason}"
+                ) from error
+            reason: Exception = error
+        except (OSError, EOFError) as error:  # refused, reset, timed out, cut short
+            reason = error
+        moved = part.exists() and part.stat().st_size > before
+        failures = 1 if moved else failures + 1  # a slow line may break often, as long as it moves
+        if failures >= _ATTEMPTS:
+            raise _no_download(url, path, str(reason)) from reason
+        logger.info("download of %s broke off (%s); trying again", url, reason)
+        time.sleep(min(0.25 * 2**failures, 10.0))
+
+
+def _no_download(url: str, path: Path, reason: str) -> UserError:
+    return UserError(
+        f"Cannot download {url}: {reason}. Without a network: put the file at {path} by hand, or "
+        "give a local path instead of the URL."
+    )
+
+
+def _download_some(url: str, part: Path, progress: bool) -> None:
+    """Append to `part` what is still missing of `url`; EOFError when the connection ends early."""
+    import http.client
+
+    stamp = part.with_name(part.name + ".etag")  # which version of the file `part` belongs to
+    have = part.stat().st_size if part.exists() and stamp.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "lavislite"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", stamp.read_text(encoding="utf-8"))
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range", "").endswith(f"/{have}"):
+            stamp.unlink()  # it was complete already
+            return
+        part.unlink()
+        raise EOFError("the file on the server has changed") from error
+    with response:
+        if response.status != 206:
+            have = 0
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if version and not version.startswith("W/"):  # If-Range wants a strong validator
+            stamp.write_text(version, encoding="utf-8")
+        else:
+            stamp.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None else None
+        with part.open("ab" if have else "wb") as file, _bar(part, have, total, progress) as bar:
+            try:
+                while chunk := response.read(_CHUNK):
+                    file.write(chunk)
+                    bar(len(chunk))
+            except http.client.IncompleteRead as error:
+                file.write(error.partial)
+                raise EOFError("the connection ended early") from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise EOFError(f"the connection ended after {size} of {total} bytes")
+    stamp.unlink(missing_ok=True)
+
+
+@contextmanager
+def _bar(
+    part: Path, have: int, total: int | None, progress: bool
+) -> Iterator[Callable[[int], Any]]:
+    import sys
+
+    if not (progress and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True) as bar:
+        yield bar.update
+
+
+def _check_sha256(path: Path, expected: str, source: str, remove: bool = False) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != expected.lower():
+        if remove:
+            path.unlink()
+        raise UserError(
+            f"{source}: expected SHA-256 {expected.lower()}, got {digest.hexdigest()}: "
+            "the file is damaged or not the one meant."
+        )
+
+
+def _from_hub(url: str) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    parts = url.removeprefix("hf://").strip("/").split("/", 2)
+    if len(parts) < 2:
+        raise UserError(f"{url}: expected hf://organisation/name or hf://organisation/name/file")
+    repo = "/".join(parts[:2])
+    try:
+        if len(parts) == 3:
+            return Path(hf_hub_download(repo, parts[2]))
+        return Path(snapshot_download(repo))
+    except (OSError, ValueError) as error:  # the hub's errors are kinds of these
+        raise UserError(f"Cannot fetch {url}: {error}") from error
+
+
+def _from_iopath(url: str) -> Path:
+    from iopath.common.file_io import PathManager
+    from iopath.common.s3 import S3PathHandler
+
+    manager = PathManager()
+    manager.set_strict_kwargs_checking(False)
+    manager.register_handler(S3PathHandler())
+    try:
+        return Path(manager.get_local_path(url))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"Cannot fetch {url}: {error}") from error

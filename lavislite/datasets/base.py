@@ -1,0 +1,311 @@
+"""What all datasets and their builders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lavislite.common.errors import ConfigError, DataError
+from lavislite.common.logging import get_logger
+from lavislite.common.registry import did_you_mean
+from lavislite.datasets.annotations import Record, read_records
+from lavislite.datasets.download import locate, sources
+from lavislite.datasets.images import ImageFiles
+from lavislite.datasets.packed import PackedStrings
+from lavislite.processors import build_processor
+
+logger = get_logger(__name__)
+
+Sample = dict[str, Any]
+Processor = Callable[[Any], Any]
+PHASES = ("train", "eval")
+
+
+@dataclass
+class DatasetConfig:
+    """Options of every dataset.
+
+    Attributes:
+        builder: registry name of the builder, when the key in `datasets:` is a name of your own.
+        type: packaged defaults to start from: ``configs/datasets/<builder>/<type>.yaml``.
+        annotations: split -> file, URL, ``{path, url, md5}``, or a list of these; any split names.
+            ``null`` takes a split away.
+        images: folder of the pictures, or split -> folder; None means the annotation file's folder.
+        vis_processor, text_processor: ``{train: {name: ..., ...}, eval: {name: ..., ...}}``.
+        columns: our field (image, caption, image_id) -> its name in your files.
+        max_bad_fraction: share of pictures that may be missing or unreadable.
+        ratio: share of this dataset in the training batches, relative to the others; None: by size.
+    """
+
+    builder: str | None = None
+    type: str = "default"
+    annotations: dict[str, Any] = field(default_factory=dict)
+    images: Any = None
+    vis_processor: dict[str, Any] = field(
+        default_factory=lambda: {
+            "train": {"name": "blip2_image_train"},
+            "eval": {"name": "blip_image_eval"},
+        }
+    )
+    text_processor: dict[str, Any] = field(
+        default_factory=lambda: {
+            "train": {"name": "blip_caption"},
+            "eval": {"name": "blip_caption"},
+        }
+    )
+    columns: dict[str, str] = field(default_factory=dict)
+    max_bad_fraction: float = 0.01
+    ratio: float | None = None
+
+
+class Dataset(torch.utils.data.Dataset):
+    """Map-style: sample i is a dictionary, or None when its picture cannot be read.
+
+    Subclasses define ``__len__`` and ``__getitem__``; `load_image` does the counting.
+
+    Attributes:
+        name, split: as in the config.
+        evaluation: how a task scores it: "loss", "retrieval", "multilabel".
+        files: the pictures.
+    """
+
+    evaluation: str = "loss"
+
+    def __init__(
+        self, name: str, split: str, *, files: ImageFiles, vis_processor: Processor
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.files = files
+        self.vis_processor = vis_processor
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample | None:
+        raise NotImplementedError
+
+    def file_number(self, index: int) -> int:
+        """Which of `files` sample `index` shows."""
+        return index
+
+    def load_image(self, index: int) -> Any | None:
+        """The processed picture of sample `index`; None (logged, counted) if it cannot be read.
+
+        Raises:
+            DataError: with this one, more than `max_bad_fraction` of the pictures are bad.
+        """
+        return self.files.load(self.file_number(index), self.vis_processor)
+
+    def record_id(self, index: int) -> str:
+        """What to call sample `index` in messages."""
+        path = self.files.path(self.file_number(index))
+        return f"{self.name}/{self.split} record {index} ({path})"
+
+    @property
+    def bad_records(self) -> int:
+        """How many pictures were missing or unreadable so far, in all worker processes."""
+        return self.files.n_bad
+
+    def captions(self) -> Iterable[str]:
+        """Every text, as a model sees it; for making a tokenizer."""
+        return ()
+
+    def collate(self, samples: Sequence[Sample | None]) -> Sample:
+        """A batch: see `collate`."""
+        return collate(samples, f"{self.name}/{self.split}")
+
+
+def collate(samples: Sequence[Sample | None], owner: str = "") -> Sample:
+    """Samples to a batch: tensors stacked, numbers to a tensor, anything else in a list.
+
+    None is left out; a batch of nothing else is empty.
+
+    Raises:
+        DataError: the samples have different keys, or tensors of different shapes.
+    """
+    good = [sample for sample in samples if sample is not None]
+    if not good:
+        return {}
+    for sample in good:
+        if sample.keys() != good[0].keys():
+            raise DataError(
+                f"{owner}: the samples of a batch need the same keys, saw {sorted(good[0])} and "
+                f"{sorted(sample)}."
+            )
+    return {key: _stacked([sample[key] for sample in good], key, owner) for key in good[0]}
+
+
+def _stacked(values: list[Any], key: str, owner: str) -> Any:
+    if isinstance(values[0], torch.Tensor):
+        shapes = {tuple(value.shape) for value in values}
+        if len(shapes) > 1:
+            raise DataError(
+                f"{owner}: `{key}` has different shapes in one batch: {sorted(shapes)}. Does the "
+                "processor make them equal?"
+            )
+        return torch.stack(values)
+    if isinstance(values[0], (bool, int, float)):
+        return torch.tensor(values)
+    return values
+
+
+class ImageTable:
+    """Pictures with their captions and ids, packed so that workers share the memory.
+
+    A picture is what has the same file and the same id; its captions are gathered from all records.
+
+    Attributes:
+        paths, ids: one string per picture (the id is the path where there is none).
+        texts: all captions, picture by picture.
+        first_text: [n_pictures + 1] where each picture's captions begin in `texts`.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        captions: dict[tuple[str, str], list[str]] = {}
+        for record in records:
+            key = record.image, record.image if record.image_id is None else record.image_id
+            captions.setdefault(key, []).extend(record.captions)
+        self.paths = PackedStrings(path for path, _ in captions)
+        self.ids = PackedStrings(image_id for _, image_id in captions)
+        self.texts = PackedStrings(text for texts in captions.values() for text in texts)
+        self.first_text = np.cumsum([0] + [len(texts) for texts in captions.values()])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def text_numbers(self, k: int) -> range:
+        """The captions of picture `k`, as positions in `texts`."""
+        return range(int(self.first_text[k]), int(self.first_text[k + 1]))
+
+
+def _warn_about_ids(table: ImageTable, owner: str) -> None:
+    first: dict[str, str] = {}
+    for path, image_id in zip(table.paths, table.ids, strict=True):
+        if first.setdefault(image_id, path) != path:
+            logger.warning(
+                "%s: image_id %s stands for different pictures (%s, %s, ...): their captions count "
+                "as matching each of them. Do several files number their pictures alike?",
+                *(owner, image_id, first[image_id], path),
+            )
+            return
+
+
+def id_number(dataset: str, image_id: str) -> int:
+    """A 62-bit number for an id, the same in every run and process, other in every dataset."""
+    digest = blake2b(f"{dataset}\0{image_id}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 2
+
+
+class DatasetBuilder:
+    """Makes the splits of a dataset from its options.
+
+    Subclasses define `build`; `prepare` where files must be made or downloaded first.
+    """
+
+    Config: ClassVar[type[DatasetConfig]] = DatasetConfig
+    advice: ClassVar[str] = ""  # where to get the pictures, appended to messages about them
+
+    def __init__(self, cfg: DatasetConfig, *, name: str) -> None:
+        self.cfg = cfg
+        self.name = name
+
+    def splits(self) -> list[str]:
+        return [split for split, entry in self.cfg.annotations.items() if entry is not None]
+
+    def prepare(self) -> None:
+        """Download what is missing. Called once per machine, before `build`."""
+        for split in self.splits():
+            for source in self._sources(split):
+                source.locate()
+
+    def build(self, split: str, *, train: bool) -> Dataset:
+        """The dataset of `split`, its annotations read and checked, its pictures not yet loaded.
+
+        Args:
+            train: with the processors for training (augmentation) instead of those for evaluation.
+
+        Raises:
+            ConfigError: no such split, or a wrong option.
+            DataError: a missing or malformed annotation file, or no pictures where they should be.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------ parts for `build`
+
+    def table(self, split: str) -> tuple[ImageTable, Path]:
+        """The annotations of `split` and the folder of its pictures."""
+        files = [source.locate() for source in self._sources(split)]
+        folder = self._folder(split)
+        table = ImageTable(self._records(files, split, beside=folder is None))
+        _warn_about_ids(table, f"{self.name}/{split}")
+        return table, folder if folder is not None else Path()
+
+    def files(self, split: str, names: PackedStrings, folder: Path) -> ImageFiles:
+        """The pictures, looked for."""
+        where = f"datasets.{self.name}.max_bad_fraction"
+        if not 0 <= self.cfg.max_bad_fraction <= 1:
+            raise ConfigError(f"{where}: expected 0 to 1, saw {self.cfg.max_bad_fraction}")
+        files = ImageFiles(
+            names,
+            folder,
+            owner=f"{self.name}/{split}",
+            max_bad_fraction=self.cfg.max_bad_fraction,
+            advice=f" {self.advice}" if self.advice else "",
+        )
+        files.check()
+        return files
+
+    def vis_processor(self, train: bool) -> Processor:
+        return self._processor("vis_processor", self.cfg.vis_processor, train)
+
+    def text_processor(self, train: bool) -> Processor:
+        return self._processor("text_processor", self.cfg.text_processor, train)
+
+    def _processor(self, kind: str, cfg: dict[str, Any], train: bool) -> Processor:
+        where = f"datasets.{self.name}.{kind}"
+        for key in cfg:
+            if key not in PHASES:
+                near = did_you_mean(key, PHASES)
+                raise ConfigError(f"{where}.{key}: expected `train` or `eval`.{near}")
+        phase = "train" if train else "eval"
+        return build_processor(cfg.get(phase) or {}, f"{where}.{phase}")
+
+    def _sources(self, split: str) -> list[Any]:
+        if split not in self.splits():
+            known = self.splits()
+            raise ConfigError(
+                f"datasets.{self.name} has no split '{split}'.{did_you_mean(split, known)} Known: "
+                f"{', '.join(known) or '(none)'}; set datasets.{self.name}.annotations.{split}"
+            )
+        where = f"datasets.{self.name}.annotations.{split}"
+        return sources(self.cfg.annotations[split], where)
+
+    def _records(self, files: list[Path], split: str, beside: bool) -> Iterator[Record]:
+        for file in files:
+            for record in read_records(file, columns=self.cfg.columns, split=split):
+                image = str(file.parent / record.image) if beside else record.image
+                yield Record(image, record.captions, record.image_id)
+
+    def _folder(self, split: str) -> Path | None:
+        images = self.cfg.images
+        if isinstance(images, dict):
+            if split not in images:
+                raise ConfigError(
+                    f"datasets.{self.name}.images: no folder for the split '{split}'. "
+                    f"Known: {', '.join(map(str, images))}"
+                )
+            images = images[split]
+        if images is None:
+            return None
+        if not isinstance(images, str):
+            raise ConfigError(
+                f"datasets.{self.name}.images: expected a folder, or split: folder, saw {images!r}"
+            )
+        return locate(images)

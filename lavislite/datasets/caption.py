@@ -1,0 +1,154 @@
+"""Pictures with captions: for training, and for validation by loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from lavislite.common.catalog import datasets
+from lavislite.common.errors import ConfigError
+from lavislite.common.registry import did_you_mean
+from lavislite.datasets.base import (
+    Dataset,
+    DatasetBuilder,
+    DatasetConfig,
+    ImageTable,
+    Processor,
+    Sample,
+    id_number,
+)
+from lavislite.datasets.images import ImageFiles
+
+CHOICES = ("all", "random")
+
+
+@dataclass
+class ImageCaptionConfig(DatasetConfig):
+    """Options of `image_caption`.
+
+    Attributes:
+        captions_per_image: in training, "all" makes one sample of every caption, so that an epoch
+            sees a picture as often as it has captions; "random" makes one sample of every picture,
+            with one of its captions drawn each time. Evaluation always uses all.
+    """
+
+    captions_per_image: str = "all"
+
+
+class CaptionDataset(Dataset):
+    """Samples ``{"image": [3, S, S], "text_input": str, "image_id": int, "index": int}``.
+
+    `image_id` is equal for samples of the same picture, in this dataset only.
+
+    Args:
+        table: pictures and captions.
+        draw: one sample per picture with a random caption, instead of one per caption.
+    """
+
+    evaluation = "loss"
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        table: ImageTable,
+        files: ImageFiles,
+        vis_processor: Processor,
+        text_processor: Processor,
+        draw: bool = False,
+        keep: Iterable[int] | None = None,
+    ) -> None:
+        super().__init__(name, split, files=files, vis_processor=vis_processor)
+        self.table = table
+        self.text_processor = text_processor
+        kept = np.arange(len(table)) if keep is None else np.asarray(list(keep), dtype=np.int64)
+        picture_of_text = np.repeat(np.arange(len(table)), np.diff(table.first_text))
+        self._text = None if draw else np.flatnonzero(np.isin(picture_of_text, kept))
+        self._picture = kept if self._text is None else picture_of_text[self._text]
+        self._ids = np.asarray([id_number(name, image_id) for image_id in table.ids], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._picture)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        image = self.load_image(index)
+        if image is None:
+            return None
+        return {
+            "image": image,
+            "text_input": self.text_processor(self.table.texts[self._text_number(index)]),
+            "image_id": int(self._ids[self.file_number(index)]),
+            "index": int(index),
+        }
+
+    def file_number(self, index: int) -> int:
+        return int(self._picture[index])
+
+    def captions(self) -> Iterable[str]:
+        return (self.text_processor(text) for text in self.table.texts)
+
+    def _text_number(self, index: int) -> int:
+        if self._text is not None:
+            return int(self._text[index])
+        choices = self.table.text_numbers(self.file_number(index))
+        return choices[int(torch.randint(len(choices), (1,)))]
+
+
+class ImageCaptionBuilder(DatasetBuilder):
+    """Your own pictures with captions, from any of the formats in `datasets.annotations`."""
+
+    Config: ClassVar[type[DatasetConfig]] = ImageCaptionConfig
+    cfg: ImageCaptionConfig
+
+    def build(self, split: str, *, train: bool) -> CaptionDataset:
+        choice = self.cfg.captions_per_image
+        if choice not in CHOICES:
+            raise ConfigError(
+                f"datasets.{self.name}.captions_per_image: expected {' or '.join(CHOICES)}, saw "
+                f"'{choice}'.{did_you_mean(choice, CHOICES)}"
+            )
+        return build_captions(self, split, train=train, draw=choice == "random")
+
+
+def build_captions(
+    builder: DatasetBuilder, split: str, *, train: bool, draw: bool = False
+) -> CaptionDataset:
+    """The caption dataset of a builder's split.
+
+    Pictures that are missing are left out of evaluation from the start (and reported), so that
+    every process scores the same samples; in training they are skipped where they turn up.
+    """
+    vis, text = builder.vis_processor(train), builder.text_processor(train)
+    table, folder = builder.table(split)
+    files = builder.files(split, table.paths, folder)
+    return CaptionDataset(
+        builder.name,
+        split,
+        table=table,
+        files=files,
+        vis_processor=vis,
+        text_processor=text,
+        draw=draw and train,
+        keep=None if train else files.readable(),
+    )
+
+
+# Registered here rather than with @ on the class: Coco* only differ in their packaged defaults.
+datasets.register("image_caption")(ImageCaptionBuilder)
+
+COCO_ADVICE = (
+    "Get train2014.zip and val2014.zip from http://images.cocodataset.org/zips/, unpack them into "
+    "one folder and set `images:` to it (or into coco/images/ in the cache folder)."
+)
+
+
+@datasets.register("coco_caption")
+class CocoCaptionBuilder(ImageCaptionBuilder):
+    """COCO captions in Karpathy's splits; the annotations are downloaded."""
+
+    advice = COCO_ADVICE

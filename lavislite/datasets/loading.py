@@ -1,0 +1,199 @@
+"""Training batches: which samples, with which augmentation, loaded by how many workers."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from lavislite.common import distributed
+from lavislite.common.errors import DataError
+from lavislite.datasets.mixture import Mixture
+
+Batch = dict[str, Any]
+_TRIES = 20  # stand-ins looked at for one unreadable sample
+
+
+class TrainLoader:
+    """Training batches of one or several datasets, numbered through the whole run.
+
+    Batch k is a function of the seed and of k: which samples, in which order, how augmented. So a
+    run that resumes gets the batches it would have got, with any number of worker processes; and W
+    processes with B samples each see together what one process with W*B samples sees.
+
+    Every batch is full, on every process: an unreadable sample is replaced by the next readable one
+    of its dataset (and still counted by the dataset). ``batch["index"]`` counts through all
+    datasets; `record_id` names it.
+
+    Args:
+        datasets: map-style, with `name`, `collate` and `record_id`; each batch comes from one.
+        ratios: how often each is drawn, relative to the others; None means by its size.
+        batch_size: samples per process.
+        num_workers: processes that load; 0 loads in this one.
+        seed: of order and augmentation.
+        pin_memory: makes copies to a GPU asynchronous; None means if there is one.
+
+    Raises:
+        DataError: the datasets are too small for a single batch.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Any],
+        ratios: Sequence[float | None] | None = None,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        pin_memory: bool | None = None,
+    ) -> None:
+        self._datasets = list(datasets)
+        self._batch_size, self._num_workers, self._seed = batch_size, num_workers, seed
+        self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._offsets = np.cumsum([0] + [len(d) for d in self._datasets]).tolist()
+        world = distributed.world_size()
+        self._mixture = Mixture(
+            sizes=tuple(len(d) for d in self._datasets),
+            ratios=tuple(ratios) if ratios is not None else (None,) * len(self._datasets),
+            batch_size=batch_size * world,
+            seed=seed,
+        )
+        self.batches_per_epoch = self._mixture.batches_per_epoch
+        if self.batches_per_epoch < 1:
+            sizes = ", ".join(f"{d.name} has {len(d)}" for d in self._datasets)
+            raise DataError(
+                f"Too few samples for one batch of {batch_size} x {world} process(es): {sizes}. "
+                "Lower run.batch_size_train."
+            )
+
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """This process's share of batches `start` to `stop` - 1; closing it ends the workers."""
+        fetch = _Fetch(self._datasets, self._offsets)
+        if self._num_workers == 0 or stop <= start:
+            for request in self._requests(start, stop):
+                yield fetch[request]
+            return
+        loader = iter(
+            DataLoader(
+                fetch,
+                sampler=_Requests(self, start, stop),
+                batch_size=None,  # a request is a whole batch
+                collate_fn=_as_it_is,  # type: ignore[arg-type]
+                num_workers=self._num_workers,
+                pin_memory=self._pin_memory,
+                prefetch_factor=4,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+            )
+        )
+        yield from loader
+
+    def record_id(self, index: int) -> str:
+        """Name of sample `index` of a batch, for messages."""
+        k = int(np.searchsorted(self._offsets, index, side="right")) - 1
+        return str(self._datasets[k].record_id(index - self._offsets[k]))
+
+    def _requests(self, start: int, stop: int) -> Iterator[Request]:
+        own = distributed.rank() * self._batch_size
+        for number in range(start, stop):
+            dataset, indices = self._mixture.batch(number)
+            mine = indices[own : own + self._batch_size].tolist()
+            first = number * self._mixture.batch_size + own
+            seeds = [_mix(self._seed, first + i) for i in range(len(mine))]
+            yield Request(dataset, mine, seeds)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch of one process: the samples of one dataset, and a seed for each."""
+
+    dataset: int
+    indices: list[int]
+    seeds: list[int]
+
+
+class _Requests:
+    """A sampler, for DataLoader, that yields whole batches."""
+
+    def __init__(self, loader: TrainLoader, start: int, stop: int) -> None:
+        self._loader, self._start, self._stop = loader, start, stop
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._loader._requests(self._start, self._stop)
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+
+class _Fetch(TorchDataset):
+    """Turns requests into batches, in a worker or in the main process."""
+
+    def __init__(self, datasets: Sequence[Any], offsets: Sequence[int]) -> None:
+        self._datasets, self._offsets = datasets, offsets
+
+    def __getitem__(self, request: Request) -> Batch:
+        dataset = self._datasets[request.dataset]
+        samples: list[Any] = []
+        with _own_random_states():
+            for index, seed in zip(request.indices, request.seeds, strict=True):
+                _seed(seed)
+                samples += _readable(dataset, index)
+        batch = dataset.collate(samples)
+        if "index" in batch:
+            batch["index"] = batch["index"] + self._offsets[request.dataset]
+        return batch
+
+
+def _readable(dataset: Any, index: int) -> list[Any]:
+    """Sample `index`; or, if it is None, that None (to be counted) and the next one that is not."""
+    samples = []
+    for tried in range(_TRIES):
+        sample = dataset[(index + tried) % len(dataset)]
+        samples.append(sample)
+        if sample is not None:
+            break
+    return samples
+
+
+@contextmanager
+def _own_random_states() -> Iterator[None]:
+    """Loading in the main process must not disturb its dropout."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed would also restart the GPU's generator, which is the model's.
+    torch.default_generator.manual_seed(seed)
+
+
+def _mix(seed: int, position: int) -> int:
+    """An unrelated 63-bit number for every pair."""
+    digest = blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _start_worker(worker: int) -> None:  # noqa: ARG001
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process finishes its
+    # step and then ends the workers; a worker that died first would tear it down in mid-step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

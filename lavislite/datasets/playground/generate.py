@@ -1,0 +1,134 @@
+"""Writes the world to disk, in the layouts of the real datasets, once per configuration.
+
+<cache>/playground/world/<fingerprint>/
+  images/<split>/playground_<split>_<12 digits>.jpg
+  annotations/captions_<split>.json      COCO captions: info, images, annotations
+  annotations/karpathy_<split>.json      LAVIS's files for COCO captions and retrieval
+  annotations/scenes_<split>.json        scene graphs in GQA's layout
+  world.json                             what made it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from lavislite.common.io import atomic_write, cache_dir, file_lock
+from lavislite.datasets.playground.captions import captions
+from lavislite.datasets.playground.render import render
+from lavislite.datasets.playground.scenes import (
+    SPLITS,
+    VOCABULARY,
+    Scene,
+    sample_split,
+    scene_graph,
+)
+
+VERSION = 1  # raise when scenes, drawing, captions or layout change: old caches are then left alone
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """Everything the files on disk depend on."""
+
+    seed: int = 0
+    num_train: int = 12_000
+    num_val: int = 200
+    num_test: int = 500
+    image_size: int = 64
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        return cache_dir() / "playground" / "world" / self.fingerprint
+
+    def count(self, split: str) -> int:
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
+
+
+def ensure_world(spec: WorldSpec, progress: bool = True) -> Path:
+    """The folder of the world `spec` describes, generated when it is not there yet.
+
+    Safe under several processes: one writes, the others wait; a broken run leaves nothing behind.
+    """
+    folder = spec.folder
+    if not folder.is_dir():
+        with file_lock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                atomic_write(folder, lambda draft: write_world(spec, draft, progress))
+    return folder
+
+
+def write_world(spec: WorldSpec, folder: Path, progress: bool = False) -> None:
+    """Writes all splits below the new folder `folder`; equal specs give equal annotations, to the byte."""
+    (folder / "annotations").mkdir(parents=True)
+    total = sum(spec.count(split) for split in SPLITS)
+    title = "drawing the playground"
+    with tqdm(total=total, desc=title, unit="img", mininterval=0.5, disable=not progress) as bar:
+        for split in SPLITS:
+            (folder / "images" / split).mkdir(parents=True)
+            scenes = sample_split(split, spec.count(split), spec.seed)
+            _write_annotations(scenes, split, spec.image_size, folder / "annotations")
+            for scene in scenes:
+                picture = Image.fromarray(render(scene, spec.image_size))
+                picture.save(folder / "images" / file_name(scene, split), quality=JPEG_QUALITY)
+                bar.update()
+    world = {"version": VERSION, **asdict(spec), "vocabulary": VOCABULARY}
+    _write_json(folder / "world.json", world)
+
+
+def file_name(scene: Scene, split: str) -> str:
+    return f"{split}/playground_{split}_{scene.image_id:012d}.jpg"
+
+
+def _write_annotations(scenes: list[Scene], split: str, image_size: int, folder: Path) -> None:
+    texts = {scene.image_id: captions(scene) for scene in scenes}
+    names = {scene.image_id: file_name(scene, split) for scene in scenes}
+    _write_json(folder / f"captions_{split}.json", _coco(texts, names, image_size))
+    _write_json(folder / f"karpathy_{split}.json", _karpathy(texts, names, split))
+    graphs = {str(scene.image_id): scene_graph(scene, image_size) for scene in scenes}
+    for image_id, graph in graphs.items():
+        graph["file_name"] = names[int(image_id)]
+    _write_json(folder / f"scenes_{split}.json", graphs)
+
+
+def _coco(texts: dict[int, list[str]], names: dict[int, str], image_size: int) -> dict[str, Any]:
+    images = [
+        {"id": image_id, "file_name": name, "height": image_size, "width": image_size}
+        for image_id, name in names.items()
+    ]
+    annotations = [
+        {"image_id": image_id, "id": image_id * 10 + k, "caption": text}
+        for image_id, lines in texts.items()
+        for k, text in enumerate(lines)
+    ]
+    info = {"description": "lavislite playground", "version": str(VERSION)}
+    return {"info": info, "images": images, "licenses": [], "annotations": annotations}
+
+
+def _karpathy(
+    texts: dict[int, list[str]], names: dict[int, str], split: str
+) -> list[dict[str, Any]]:
+    """One row per caption for training, one row per image with all its captions otherwise."""
+    if split != "train":
+        return [{"image": names[key], "caption": lines} for key, lines in texts.items()]
+    return [
+        {"caption": text, "image": names[key], "image_id": f"playground_{key}"}
+        for key, lines in texts.items()
+        for text in lines
+    ]
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")

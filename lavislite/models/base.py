@@ -1,0 +1,205 @@
+"""What every model shares: frozen parts, parameter groups, checkpoints that say what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lavislite.common.errors import CheckpointError
+from lavislite.common.registry import did_you_mean
+
+State = Mapping[str, Tensor]
+
+
+class BaseModel(nn.Module):
+    """A model the runner can train: ``forward(samples)`` returns a dictionary with ``"loss"``.
+
+    Frozen parts stay in evaluation mode, get no gradient, and are in no checkpoint: a checkpoint
+    holds their identity instead (`identity`).
+    """
+
+    Config: ClassVar[type[Any]]
+
+    @classmethod
+    def from_config(cls, cfg: Any, **parts: Any) -> BaseModel:
+        """Build the model that `cfg` (an instance of ``cls.Config``) describes."""
+        raise NotImplementedError(f"{cls.__name__} cannot be built from a configuration.")
+
+    def forward(self, samples: dict[str, Any]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    # ---- frozen parts
+
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        """Sub-modules that never train."""
+        return ()
+
+    def train(self, mode: bool = True) -> BaseModel:
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    def identity(self) -> dict[str, str]:
+        """Part -> name and fingerprint, for what a checkpoint relies on but does not hold."""
+        return {}
+
+    def check_identity(self, saved: Mapping[str, str]) -> None:
+        """Compare the identity stored in a checkpoint with this model's.
+
+        Raises:
+            CheckpointError: a part differs; the message names both.
+        """
+        own = self.identity()
+        for part, theirs in saved.items():
+            if part in own and own[part] != theirs:
+                raise CheckpointError(
+                    f"The checkpoint was trained with {part} '{theirs}', this model has {part} "
+                    f"'{own[part]}'. Use the same {part}."
+                )
+
+    # ---- facts
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def parameter_counts(self) -> tuple[int, int]:
+        """Numbers of trainable and of frozen parameters."""
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return trainable, sum(p.numel() for p in self.parameters()) - trainable
+
+    # ---- optimisation
+
+    def layer_ids(self) -> tuple[dict[str, int], int]:
+        """Parameter name -> depth in the backbone, and the number of layers, for layer decay.
+
+        Names that are absent train at the full learning rate.
+        """
+        return {}, 0
+
+    def get_optimizer_params(
+        self, weight_decay: float, lr_layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Parameter groups with keys params, names, weight_decay and lr_scale.
+
+        Biases and vectors (norms) are not decayed. A parameter `k` layers below the backbone's
+        output has ``lr_scale = lr_layer_decay ** k``; the lr schedule multiplies by it.
+        """
+        layer_of, depth = self.layer_ids()
+        groups: dict[tuple[bool, int], dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = _is_decayed(name, parameter)
+            layer = layer_of[name] if name in layer_of and lr_layer_decay != 1.0 else depth + 1
+            group = groups.setdefault(
+                (decay, layer),
+                {
+                    "params": [],
+                    "names": [],
+                    "weight_decay": weight_decay if decay else 0.0,
+                    "lr_scale": lr_layer_decay ** (depth + 1 - layer),
+                },
+            )
+            group["params"].append(parameter)
+            group["names"].append(name)
+        return list(groups.values())
+
+    # ---- checkpoints
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Trainable parameters, and the buffers of modules that are not frozen."""
+        frozen = {id(b) for module in self.frozen_modules() for b in module.buffers()}
+        frozen |= {id(p) for p in self.parameters() if not p.requires_grad}
+        return {
+            name: tensor
+            for name, tensor in self.state_dict(keep_vars=True).items()
+            if id(tensor) not in frozen
+        }
+
+    def load_trainable(self, state: State) -> None:
+        """Load what `trainable_state_dict` returned: the same names and shapes, nothing less.
+
+        Raises:
+            CheckpointError: names are missing or unexpected, or a shape differs.
+        """
+        own = self.trainable_state_dict()
+        check_state(state, own, "the checkpoint")
+        copy_tensors(state, own)
+
+
+def copy_tensors(state: State, own: State) -> None:
+    """Copy each tensor of `state` into the tensor of the same name in `own`."""
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def check_state(
+    state: State, own: State, origin: str, *, allow_missing: Sequence[str] = ()
+) -> None:
+    """Compare names and shapes of a state to load (`state`) with the model's (`own`).
+
+    Args:
+        allow_missing: names, or prefixes that end in a dot, that `state` may leave out.
+
+    Raises:
+        CheckpointError: something is missing, unexpected, or has another shape.
+    """
+    unexpected = [name for name in state if name not in own]
+    missing = [name for name in own if name not in state and not _matches(name, allow_missing)]
+    problems = [_name_list("lacks", missing, ()), _name_list("has unknown", unexpected, list(own))]
+    if any(problems):
+        raise CheckpointError(
+            f"{origin} does not fit this model: it {' and '.join(filter(None, problems))}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{origin} does not fit this model: '{name}' has shape {list(tensor.shape)}, "
+                f"this model needs {list(own[name].shape)}."
+            )
+
+
+def _matches(name: str, allowed: Sequence[str]) -> bool:
+    return any(name == a or (a.endswith(".") and name.startswith(a)) for a in allowed)
+
+
+def _name_list(verb: str, names: list[str], known: Sequence[str]) -> str:
+    if not names:
+        return ""
+    near = did_you_mean(names[0], known) if known else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{verb} {', '.join(repr(n) for n in names[:3])}{more}.{near}"
+
+
+def _is_decayed(name: str, parameter: Tensor) -> bool:
+    # A temperature is a scalar that is stored with one dimension because FSDP2 rejects zero; the
+    # original decays its scalar.
+    return not (name.endswith(".bias") or (parameter.ndim == 1 and parameter.numel() > 1))
+
+
+def backbone_layer_ids(backbone: nn.Module, prefix: str) -> tuple[dict[str, int], int]:
+    """`BaseModel.layer_ids` for a backbone with a list of `blocks`; empty when it has none.
+
+    Layer 0 is what comes before the first block (patches, positions), block i is layer i + 1, and
+    what follows the last block belongs to it.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None or len(blocks) == 0:
+        return {}, 0
+    layer_of_parameter = {
+        id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()
+    }
+    ids: dict[str, int] = {}
+    seen_block = False
+    for name, parameter in backbone.named_parameters():
+        inside = layer_of_parameter.get(id(parameter))
+        seen_block |= inside is not None
+        ids[prefix + name] = inside if inside is not None else (len(blocks) if seen_block else 0)
+    return ids, len(blocks)

@@ -1,0 +1,192 @@
+"""The Q-Former's building blocks: attention, and the layer that treats queries and text apart.
+
+Shapes: B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width, d width,
+h heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass
+class QFormerConfig:
+    """Size of the Q-Former; the defaults are BERT-base.
+
+    init: "auto" (bert-base-uncased when it can be had and fits, else random), "bert-base-uncased",
+        a folder with BERT weights, or "none".
+    """
+
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int | None = None  # None: four times hidden_size
+    cross_attention_freq: int = 2
+    max_positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    init: str = "auto"
+
+
+class Projections(nn.Module):
+    def __init__(self, width: int, source_width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width, width)
+        self.value = nn.Linear(source_width, width)
+
+
+class Output(nn.Module):
+    """LayerNorm(residual + dropout(dense(x)))."""
+
+    def __init__(self, cfg: QFormerConfig, in_width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_width, cfg.hidden_size)
+        self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its output projection, residual and norm."""
+
+    def __init__(self, cfg: QFormerConfig, source_width: int) -> None:
+        super().__init__()
+        self.self = Projections(cfg.hidden_size, source_width)
+        self.output = Output(cfg, cfg.hidden_size)
+        self.num_heads = cfg.num_heads
+        self.dropout_p = cfg.attention_dropout
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, n, d] -> [B, h, n, d/h]"""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, h, n, d/h] -> [B, n, d]; `mask` is True where a key may be seen."""
+        p = self.dropout_p if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        return x.transpose(1, 2).flatten(2)
+
+
+class Intermediate(nn.Module):
+    def __init__(self, cfg: QFormerConfig, inner: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(cfg.hidden_size, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.dense(x))
+
+
+class QFormerLayer(nn.Module):
+    """Self-attention over queries and text, cross-attention of the queries, one FFN for each."""
+
+    def __init__(self, cfg: QFormerConfig, image_width: int | None) -> None:
+        super().__init__()
+        inner = cfg.intermediate_size or 4 * cfg.hidden_size
+        self.attention = Attention(cfg, cfg.hidden_size)
+        self.crossattention = None if image_width is None else Attention(cfg, image_width)
+        self.intermediate = Intermediate(cfg, inner)
+        self.output = Output(cfg, inner)
+        self.intermediate_query = Intermediate(cfg, inner)
+        self.output_query = Output(cfg, inner)
+
+    def image_keys_values(self, image: Tensor) -> KeyValue:
+        """[B, T, C] -> keys and values, each [B, h, T, d/h]"""
+        assert self.crossattention is not None
+        look = self.crossattention
+        return look.heads(look.self.key(image)), look.heads(look.self.value(image))
+
+    def forward(
+        self,
+        queries: Tensor | None,
+        text: Tensor | None,
+        *,
+        image: KeyValue | None = None,
+        past: KeyValue | None = None,
+        mask: Tensor | None = None,
+        text_rows: int | None = None,
+        fan_out: Tensor | None = None,
+        probe: list[Tensor] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, KeyValue]:
+        """One layer for queries [B, Q, d], text [B, L, d], or both ([queries | text] in one sequence).
+
+        Args:
+            image: this layer's keys and values of the image; the queries look at them.
+            past: keys and values of earlier rows, which all rows may see.
+            mask: broadcasts to [B, h, rows, keys]; True where a key may be seen.
+            text_rows: compute only so many leading text rows; all rows remain visible.
+            fan_out: [P] which of the B rows each pair continues. Until a layer looks at the image,
+                pairs with the same text are the same, so the first layer need not repeat them.
+            probe: receives the cross-attention probabilities [B, h, Q, T].
+
+        Queries may have batch size 1 (the same for all images) until they first meet text or image.
+        """
+        q, k, v, kept_queries, kept_text = self._project(queries, text, text_rows)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        context = self.attention.attend(q, k, v, mask)
+        residual = _join(kept_queries, kept_text)
+        rows = self.attention.output(context, residual)
+        n = 0 if kept_queries is None else kept_queries.shape[1]
+        if kept_queries is not None:
+            queries = self._look(_pick(rows[:, :n], fan_out), image, probe)
+            queries = self.output_query(self.intermediate_query(queries), queries)
+        if kept_text is not None:
+            text = rows[:, n:]
+            text = _pick(self.output(self.intermediate(text), text), fan_out)
+        return queries, None if kept_text is None else text, (k, v)
+
+    def _project(
+        self, queries: Tensor | None, text: Tensor | None, text_rows: int | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Queries, keys and values of the self-attention, and the rows whose output is wanted."""
+        attention, project = self.attention, self.attention.self
+        kept = text if text is None or text_rows is None else text[:, :text_rows]
+        kept = None if text_rows == 0 else kept
+        if queries is None or text is None or queries.shape[0] == text.shape[0]:
+            rows = _join(queries, text)
+            k, v = attention.heads(project.key(rows)), attention.heads(project.value(rows))
+            wanted = rows if kept is text else _join(queries, kept)
+            return attention.heads(project.query(wanted)), k, v, queries, kept
+        # The first layer: the same queries for all texts, so they are projected once.
+        pairs = text.shape[0]
+
+        def both(linear: nn.Linear) -> Tensor:
+            shared = attention.heads(linear(queries)).expand(pairs, -1, -1, -1)
+            return torch.cat([shared, attention.heads(linear(text))], 2)
+
+        q, k, v = both(project.query), both(project.key), both(project.value)
+        if kept is not text:
+            q = q[:, :, : queries.shape[1] + (text_rows or 0)]
+        return q, k, v, queries, kept
+
+    def _look(self, queries: Tensor, image: KeyValue | None, probe: list[Tensor] | None) -> Tensor:
+        if image is None or self.crossattention is None:
+            return queries
+        look, (k, v) = self.crossattention, image
+        q = look.heads(look.self.query(queries)).expand(k.shape[0], -1, -1, -1)
+        if probe is not None:
+            probe.append((q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1))
+        return look.output(look.attend(q, k, v), queries)
+
+
+def _join(queries: Tensor | None, text: Tensor | None) -> Tensor:
+    """[queries | text] along the sequence, where either may be absent."""
+    if queries is None or text is None:
+        rows = text if queries is None else queries
+        assert rows is not None
+        return rows
+    return torch.cat([queries.expand(text.shape[0], -1, -1), text], 1)
+
+
+def _pick(rows: Tensor, index: Tensor | None) -> Tensor:
+    return rows if index is None else rows.index_select(0, index)

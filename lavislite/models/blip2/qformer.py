@@ -1,0 +1,243 @@
+"""The Querying Transformer: BERT whose query rows also look at an image (BLIP-2, section 3.1).
+
+Module names are those of the original, so its checkpoints load by name. Shapes:
+B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width, d width, h heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lavislite.common.errors import ConfigError
+from lavislite.models.blip2.layers import KeyValue, QFormerConfig, QFormerLayer
+
+
+@dataclass
+class ImageMemory:
+    """Keys and values of a batch of images for each layer that looks at them: each [B, h, T, d/h]."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    def __len__(self) -> int:
+        return self.keys[0].shape[0]
+
+    def select(self, index: Tensor) -> ImageMemory:
+        """The images `index` [P]; an image may occur many times."""
+        return ImageMemory(
+            [k.index_select(0, index) for k in self.keys],
+            [v.index_select(0, index) for v in self.values],
+        )
+
+    @staticmethod
+    def cat(memories: Sequence[ImageMemory]) -> ImageMemory:
+        """One memory with the images of all `memories`."""
+        return ImageMemory(
+            [torch.cat(keys) for keys in zip(*(m.keys for m in memories), strict=True)],
+            [torch.cat(values) for values in zip(*(m.values for m in memories), strict=True)],
+        )
+
+
+class Embeddings(nn.Module):
+    def __init__(self, cfg: QFormerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, cfg.hidden_size)
+        self.position_embeddings = nn.Embedding(cfg.max_positions, cfg.hidden_size)
+        self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def text(self, ids: Tensor, offset: int = 0) -> Tensor:
+        """[B, L] token ids, the first of which has position `offset` -> [B, L, d]"""
+        positions = self.position_embeddings.weight[offset : offset + ids.shape[1]]
+        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + positions))
+
+    def queries(self, query_tokens: Tensor, batch: int) -> Tensor:
+        """[1, Q, d] -> [batch, Q, d], or [1, Q, d] when dropout does not tell the images apart."""
+        if self.training and self.dropout.p > 0:
+            query_tokens = query_tokens.expand(batch, -1, -1)
+        return self.dropout(self.LayerNorm(query_tokens))
+
+
+class Transform(nn.Module):
+    def __init__(self, cfg: QFormerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(cfg.hidden_size, cfg.hidden_size)
+        self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(x)))
+
+
+class Predictions(nn.Module):
+    """Language model head; its output matrix is the word embedding."""
+
+    def __init__(self, cfg: QFormerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.transform = Transform(cfg)
+
+
+class Encoder(nn.Module):
+    def __init__(self, cfg: QFormerConfig, image_width: int) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(
+            QFormerLayer(cfg, image_width if i % cfg.cross_attention_freq == 0 else None)
+            for i in range(cfg.num_layers)
+        )
+
+
+class Bert(nn.Module):
+    def __init__(self, cfg: QFormerConfig, vocab_size: int, image_width: int) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(cfg, vocab_size)
+        self.encoder = Encoder(cfg, image_width)
+
+
+class Head(nn.Module):
+    def __init__(self, cfg: QFormerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.predictions = Predictions(cfg, vocab_size)
+
+
+class QFormer(nn.Module):
+    """Queries and text through one BERT, with the masks of the three objectives of stage 1.
+
+    Args:
+        vocab_size: number of tokens, including ``[DEC]``.
+        image_width: width C of the image tokens.
+
+    Raises:
+        ConfigError: the heads do not divide the width, or no layer would look at the image.
+    """
+
+    def __init__(self, cfg: QFormerConfig, *, vocab_size: int, image_width: int) -> None:
+        super().__init__()
+        if cfg.hidden_size % cfg.num_heads:
+            raise ConfigError(
+                f"model.qformer: num_heads {cfg.num_heads} does not divide hidden_size "
+                f"{cfg.hidden_size}."
+            )
+        if cfg.cross_attention_freq < 1:
+            raise ConfigError("model.qformer.cross_attention_freq must be 1 or more.")
+        self.cfg = cfg
+        self.bert = Bert(cfg, vocab_size, image_width)
+        self.cls = Head(cfg, vocab_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """BERT's initial values; the query FFN starts equal to the text FFN, as after BERT weights."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        self.copy_text_ffn()
+
+    @torch.no_grad()
+    def copy_text_ffn(self) -> None:
+        """Start the FFN of the queries from the FFN of the text."""
+        for layer in self.layers:
+            layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
+            layer.output_query.load_state_dict(layer.output.state_dict())
+
+    @property
+    def layers(self) -> Sequence[QFormerLayer]:
+        return self.bert.encoder.layer  # type: ignore[return-value]
+
+    # ---- the four ways through
+
+    def image_memory(self, image: Tensor) -> ImageMemory:
+        """[B, T, C] -> keys and values for every layer that looks at the image."""
+        pairs = [y.image_keys_values(image) for y in self.layers if y.crossattention is not None]
+        return ImageMemory([k for k, _ in pairs], [v for _, v in pairs])
+
+    def encode_queries(
+        self, query_tokens: Tensor, memory: ImageMemory, probe: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Queries alone with the image: [B, Q, d], and each layer's keys and values [B, h, Q, d/h]."""
+        batch = len(memory)
+        hidden: Tensor | None = self.bert.embeddings.queries(query_tokens, batch)
+        cache = []
+        for layer, image in zip(self.layers, self._images(memory), strict=True):
+            hidden, _, (k, v) = layer(hidden, None, image=image, probe=probe)
+            cache.append((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)))
+        assert hidden is not None
+        return hidden, cache
+
+    def encode_text(self, ids: Tensor, mask: Tensor, cls_only: bool = False) -> Tensor:
+        """Text alone, bi-directional: [B, L, d], or with `cls_only` [B, 1, d]."""
+        hidden: Tensor | None = self.bert.embeddings.text(ids)
+        seen = mask.bool()[:, None, None, :]
+        for layer in self.layers:
+            rows = 1 if cls_only and layer is self.layers[-1] else None
+            _, hidden, _ = layer(None, hidden, mask=seen, text_rows=rows)
+        assert hidden is not None
+        return hidden
+
+    def encode_pairs(
+        self,
+        query_tokens: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        memory: ImageMemory,
+        *,
+        text_index: Tensor | None = None,
+        queries_only: bool = True,
+        probe: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Pairs of image and text, bi-directional: [P, Q, d], or all rows [P, Q + L, d].
+
+        Args:
+            ids, mask: [B, L]
+            memory: of P images.
+            text_index: [P] the text of each pair; None when pair p has text p.
+        """
+        queries = self.bert.embeddings.queries(query_tokens, len(ids))
+        text: Tensor | None = self.bert.embeddings.text(ids)
+        seen = F.pad(mask.bool(), (queries.shape[1], 0), value=True)[:, None, None, :]
+        fan_out = text_index
+        for layer, image in zip(self.layers, self._images(memory), strict=True):
+            rows = 0 if queries_only and layer is self.layers[-1] else None
+            queries, text, _ = layer(
+                queries, text, image=image, mask=seen, text_rows=rows, fan_out=fan_out, probe=probe
+            )
+            if fan_out is not None:
+                seen, fan_out = seen.index_select(0, fan_out), None
+        return queries if text is None else torch.cat([queries, text], 1)
+
+    def decode(
+        self, ids: Tensor, mask: Tensor, cache: list[KeyValue], offset: int = 0
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Text that sees the cached rows and, causally, itself: [B, L, d] and the longer cache.
+
+        Args:
+            ids, mask: [B, L]; `mask` marks real tokens.
+            cache: per layer keys and values of the queries and of `offset` earlier tokens.
+        """
+        length, seen_before = ids.shape[1], cache[0][0].shape[2]
+        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        seen = F.pad(causal & mask.bool()[:, None, :], (seen_before, 0), value=True)[:, None]
+        hidden: Tensor | None = self.bert.embeddings.text(ids, offset)
+        longer = []
+        for layer, past in zip(self.layers, cache, strict=True):
+            _, hidden, present = layer(None, hidden, past=past, mask=seen)
+            longer.append(present)
+        assert hidden is not None
+        return hidden, longer
+
+    def lm_logits(self, rows: Tensor) -> Tensor:
+        """[n, d] -> scores of the next token [n, vocabulary]"""
+        head = self.cls.predictions
+        return F.linear(
+            head.transform(rows), self.bert.embeddings.word_embeddings.weight, head.bias
+        )
+
+    def _images(self, memory: ImageMemory) -> list[KeyValue | None]:
+        """One entry per layer: its keys and values of the image, or None."""
+        pairs = iter(zip(memory.keys, memory.values, strict=True))
+        return [None if y.crossattention is None else next(pairs) for y in self.layers]

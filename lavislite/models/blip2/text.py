@@ -1,0 +1,226 @@
+"""Captions to token ids: which vocabulary, and packing a batch.
+
+Importing transformers takes seconds, so it happens inside the functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lavislite.common.distributed import is_main
+from lavislite.common.errors import UserError
+from lavislite.common.io import atomic_write_text, cache_dir
+from lavislite.common.logging import get_logger, warn_once
+
+logger = get_logger(__name__)
+
+BERT = "bert-base-uncased"
+BERT_REPOS = ("google-bert/bert-base-uncased", BERT)
+HUB_TIMEOUT_SECONDS = 3
+MAX_TRAINED_VOCABULARY = 30_522
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BEGIN = "[DEC]"  # first token of a text to be generated, as in the original
+
+
+# ---- a batch of texts
+
+
+@dataclass
+class TextBatch:
+    """Texts as ids [B, L], right padded, and what the language loss needs of them.
+
+    lm_rows: [n] positions in the flattened [B * L] whose next token exists; lm_targets: [n] that token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    lm_rows: Tensor
+    lm_targets: Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        parts = (self.ids, self.mask, self.lm_rows, self.lm_targets)
+        return TextBatch(*(part.to(device, non_blocking=True) for part in parts))
+
+
+class TextPacker:
+    """Tokenizes and truncates texts, pads them to the longest, and watches how many it truncates.
+
+    Everything happens on the CPU, so that the device is never asked for a count.
+    """
+
+    WARN_AFTER = 100
+    WARN_FRACTION = 0.05
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.seen = 0
+        self.truncated = 0
+
+    def __call__(self, texts: Sequence[str], max_length: int | None = None) -> TextBatch:
+        """`max_length` counts ``[CLS]`` and ``[SEP]``; None is the packer's own."""
+        limit = max_length or self.max_length
+        rows: list[list[int]] = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        end = self.tokenizer.sep_token_id
+        if max_length is None:
+            self._watch(sum(len(row) > limit for row in rows), len(rows))
+        rows = [row if len(row) <= limit else [*row[: limit - 1], end] for row in rows]
+        return pack(rows, self.tokenizer.pad_token_id)
+
+    def _watch(self, truncated: int, count: int) -> None:
+        self.truncated += truncated
+        self.seen += count
+        share = self.truncated / max(self.seen, 1)
+        if self.seen >= self.WARN_AFTER and share > self.WARN_FRACTION:
+            warn_once(
+                logger,
+                ("truncated captions", id(self)),
+                f"{share:.0%} of the captions so far are longer than model.max_txt_len "
+                f"{self.max_length} and were cut; a larger value keeps them whole.",
+            )
+
+
+def pack(rows: Sequence[Sequence[int]], pad: int) -> TextBatch:
+    """Token ids of different lengths -> a batch padded to the longest."""
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], dtype=torch.long)
+    following = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=pad).flatten()
+    lm_rows = (following != pad).nonzero().flatten()
+    return TextBatch(ids, (ids != pad).long(), lm_rows, following[lm_rows])
+
+
+# ---- which vocabulary
+
+
+def build_tokenizer(
+    spec: str, captions: Iterable[str] | None = None, save_dir: str | Path | None = None
+) -> Any:
+    """A BERT tokenizer of transformers, with ``[DEC]`` as its bos token.
+
+    Args:
+        spec: a folder (``vocab.txt`` is enough), "bert-base-uncased", "from_data" (a vocabulary
+            made of `captions`), or "auto": bert-base-uncased when it can be had, else from_data.
+        captions: read only when a vocabulary has to be made of them.
+        save_dir: folder that receives the vocabulary, so that it stays with the checkpoints.
+
+    Raises:
+        UserError: the folder holds no vocabulary, bert-base-uncased cannot be had, or there is
+            nothing to make a vocabulary of.
+    """
+    tokenizer = _find_tokenizer(spec, captions)
+    tokenizer.add_special_tokens({"bos_token": BEGIN})
+    if save_dir is not None:
+        save_tokenizer(tokenizer, save_dir)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write ``vocab.txt`` into `folder` (main process only); `build_tokenizer` reads the folder."""
+    if not is_main():
+        return
+    # [DEC] is added on loading, behind the last entry, as the original does.
+    vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token != BEGIN}
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    atomic_write_text(Path(folder) / "vocab.txt", "".join(token + "\n" for token in tokens))
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """``wordpiece-<size>@<hash>``: equal when all ids mean the same."""
+    vocabulary = tokenizer.get_vocab()
+    text = "\n".join(sorted(vocabulary, key=vocabulary.__getitem__))
+    return f"wordpiece-{len(vocabulary)}@{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _find_tokenizer(spec: str, captions: Iterable[str] | None) -> Any:
+    if spec == "from_data":
+        return _train(captions)
+    if spec not in ("auto", BERT):
+        return _from_folder(Path(spec).expanduser())
+    try:
+        return _from_folder(find_bert("vocab.txt").parent)
+    except UserError as error:
+        if spec == BERT or captions is None:
+            raise
+        logger.info("tokenizer: %s Making a vocabulary from the captions instead.", error)
+        return _train(captions)
+
+
+def _from_folder(folder: Path) -> Any:
+    if not (folder / "vocab.txt").exists():
+        raise UserError(
+            f"model.tokenizer: expected 'auto', 'from_data', '{BERT}' or a folder with vocab.txt; "
+            f"there is no {folder / 'vocab.txt'}."
+        )
+    from transformers import BertTokenizer
+
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    lacking = [token for token in SPECIAL_TOKENS[:4] if token not in vocabulary]
+    if lacking:
+        raise UserError(f"{folder / 'vocab.txt'}: not a BERT vocabulary, it lacks {lacking[0]}.")
+    return BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+
+
+def find_bert(filename: str) -> Path:
+    """A file of bert-base-uncased: in our cache, in the Hugging Face cache, or from the hub.
+
+    Raises:
+        UserError: nowhere to be had; the message says where to put it.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    own = cache_dir() / BERT / filename
+    if own.exists():
+        return own
+    for repo in BERT_REPOS:
+        found = try_to_load_from_cache(repo, filename)
+        if isinstance(found, str):
+            return Path(found)
+    try:
+        _probe_hub()
+        return Path(hf_hub_download(BERT_REPOS[0], filename))
+    except Exception as error:  # every kind of network trouble has a class of its own
+        raise UserError(
+            f"{BERT}'s {filename} is not in the Hugging Face cache and the hub cannot be reached "
+            f"({error}). Put it into {own.parent}, or name a folder that holds it."
+        ) from error
+
+
+def _probe_hub() -> None:
+    """Raise when the hub is out of reach; its own client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS):
+        pass
+
+
+def _train(captions: Iterable[str] | None) -> Any:
+    """A WordPiece vocabulary of the captions; the same captions give the same vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import BertTokenizer
+
+    if captions is None:
+        raise UserError("model.tokenizer: 'from_data' needs a training dataset with captions.")
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer = normalizers.BertNormalizer(lowercase=True)
+    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=MAX_TRAINED_VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    trained.train_from_iterator(captions, trainer)
+    vocabulary = trained.get_vocab()
+    if len(vocabulary) <= len(SPECIAL_TOKENS):
+        raise UserError("model.tokenizer: the captions hold no words to make a vocabulary of.")
+    logger.info("tokenizer: made a vocabulary of %d entries from the captions", len(vocabulary))
+    return BertTokenizer(vocab=vocabulary)

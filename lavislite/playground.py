@@ -1,0 +1,75 @@
+"""Makes the playground's own vision tower when a project wants it and it is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lavislite.common import distributed
+from lavislite.common.config import Config, load_config
+from lavislite.common.errors import UserError
+from lavislite.common.io import cache_dir, file_lock
+from lavislite.common.logging import get_logger
+
+logger = get_logger(__name__)
+
+VISION_PROJECT = "blip2/playground_vision.yaml"
+
+
+def projects_dir() -> Path:
+    """The folder of project files: the checkout's, else the installed copy.
+
+    Raises:
+        UserError: neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "projects", package / "projects"):
+        if (folder / "blip2").is_dir():
+            return folder
+    raise UserError("The project files are missing: neither a checkout nor an installed copy.")
+
+
+def ensure_playground_vision(cfg: Config, train: Callable[[Config, Path], Any]) -> None:
+    """Train the tiny ViT with its own project file when `cfg` needs it and the cache lacks it.
+
+    `train` runs a configuration to its end and returns the runner. All processes take part; the
+    result is kept in the cache, so this happens once per machine.
+    """
+    if not _wants_playground_vision(cfg):
+        return
+    weights = Path(import_module("lavislite.models.vision.tiny").playground_weights())
+    if not _missing_somewhere(weights):
+        return
+    with ExitStack() as stack:
+        if distributed.is_local_main():  # two runs started together: the second waits
+            stack.enter_context(file_lock(weights.with_name(weights.name + ".lock")))
+        if not _missing_somewhere(weights):
+            return
+        project = projects_dir() / VISION_PROJECT
+        logger.info(
+            "The playground's vision tower is not trained yet: doing it once, with %s", project
+        )
+        options = [
+            f"run.output_dir={cache_dir() / 'playground' / 'runs'}",
+            f"run.device={cfg.run.device}",
+        ]
+        runner = train(load_config(project, options), project)
+        if distributed.is_local_main():
+            runner.model.vit.save(weights)
+        distributed.barrier()
+
+
+def _wants_playground_vision(cfg: Config) -> bool:
+    vision = getattr(cfg.model, "vision", None)
+    return (
+        getattr(vision, "name", None) == "tiny"
+        and (vision.weights or vision.options.get("weights", "playground")) == "playground"
+    )
+
+
+def _missing_somewhere(weights: Path) -> bool:
+    """All processes agree, also where some machines have the file and others do not."""
+    return any(distributed.all_gather_objects(not weights.exists()))

@@ -1,0 +1,56 @@
+"""Stopping a run politely: finish the step, save, say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lavislite.common import distributed
+from lavislite.common.logging import get_logger
+
+logger = get_logger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether somebody pressed Ctrl-C or the scheduler wants the machine back."""
+
+    def __init__(self) -> None:
+        self._signum = 0
+
+    def receive(self, signum: int) -> None:
+        self._signum = signum
+
+    def signum(self) -> int:
+        """The signal any process received, or 0; all processes must ask together."""
+        return distributed.max_int(self._signum)
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # Python delivers signals to the main thread only
+        return
+    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        request.receive(signum)
+        restore()
+        logger.info("Stopping: finishing this step, then saving. (Again to abort at once.)")
+
+    for signum in _SIGNALS:
+        signal.signal(signum, on_signal)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,153 @@
+"""Pictures, captions and attention maps for the report. One process, no collectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lavislite.common.evaluation import EvalContext
+from lavislite.common.loading import to_device
+from lavislite.tasks.base import Row
+from lavislite.tasks.ranking import Gallery, fuse, score_pairs, similarity
+
+if TYPE_CHECKING:
+    from lavislite.tasks.retrieval import RetrievalConfig
+
+
+def pick(total: int, n: int) -> list[int]:
+    """`n` of `total` indices, evenly spread (all of them when there are fewer)."""
+    n = min(n, total)
+    return [i * total // n for i in range(n)]
+
+
+def retrieval_examples(
+    model: Any,
+    dataset: Any,
+    gallery: Gallery,
+    ctx: EvalContext,
+    chosen: Sequence[int],
+    cfg: RetrievalConfig,
+    n_captions: int = 5,
+) -> list[Row]:
+    """The chosen images with their best captions from the whole gallery.
+
+    Returns:
+        Per image: ``id``, ``image`` (path), ``captions`` (list of ``text, score, correct``, best
+        first), ``truth`` (its own captions), ``generated`` (text or None), ``attention`` ([h, w]
+        or None).
+    """
+    samples = load(dataset, chosen, ctx)
+    if not samples:
+        return []
+    with ctx.autocast():
+        embedded = model.embed_image(samples["image"])
+    texts = gallery.texts
+    itc = similarity(embedded.image_feats.float(), _text_features(model, texts, ctx, cfg))
+    best = itc.topk(min(cfg.k_test if cfg.rerank else n_captions, len(texts)), dim=1).indices
+    scores = itc.gather(1, best)
+    if cfg.rerank:
+        image = torch.arange(len(best)).repeat_interleave(best.shape[1])
+        itm = score_pairs(
+            model,
+            embedded.image_embeds,
+            image,
+            best.flatten(),
+            texts,
+            ctx,
+            cfg.rerank_batch_size,
+        )
+        scores = fuse(itm.view_as(scores), scores, cfg.rerank_score, model)
+    top = scores.topk(min(n_captions, scores.shape[1]), dim=1)
+    best = best.gather(1, top.indices)
+    found = []
+    for row, i in enumerate(samples["index"].tolist()):
+        right = set(gallery.image_to_texts[i])
+        captions = [
+            {"text": texts[t], "score": score, "correct": t in right}
+            for t, score in zip(best[row].tolist(), top.values[row].tolist(), strict=True)
+        ]
+        truth = [texts[t] for t in gallery.image_to_texts[i]]
+        path = str(gallery.image_paths[i])
+        found.append(
+            {"id": gallery.image_ids[i], "image": path, "captions": captions, "truth": truth}
+        )
+    return _with_model_views(model, samples, found, ctx)
+
+
+def caption_examples(
+    model: Any, dataset: Any, ctx: EvalContext, chosen: Sequence[int]
+) -> list[Row]:
+    """The chosen samples of a caption dataset; rows as in `retrieval_examples`."""
+    samples = load(dataset, chosen, ctx)
+    if not samples:
+        return []
+    found: list[Row] = [
+        {"id": dataset.record_id(i), "image": picture(image), "captions": [], "truth": [text]}
+        for i, image, text in zip(
+            samples["index"].tolist(), samples["image"], samples["text_input"], strict=True
+        )
+    ]
+    return _with_model_views(model, samples, found, ctx)
+
+
+def load(dataset: Any, chosen: Sequence[int], ctx: EvalContext) -> dict[str, Any]:
+    """The chosen samples as one batch on the device; unreadable ones are left out."""
+    return to_device(dataset.collate([dataset[i] for i in chosen]), ctx.device)
+
+
+def picture(image: Tensor) -> NDArray[np.uint8]:
+    """[3, H, W] normalised image -> [H, W, 3] bytes; contrast stretched, statistics unknown."""
+    low, high = image.float().aminmax()
+    scaled = (image.float() - low) / (high - low).clamp_min(1e-6)
+    return (scaled * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def attention_map(attention: Tensor) -> NDArray[np.float32] | None:
+    """[heads, Q, T] probabilities over image tokens -> [h, w], mean over heads and queries.
+
+    A class token in front is left out. None when the patches do not form a square.
+    """
+    weights = attention.float().mean(dim=(0, 1))
+    patches = next((n for n in (len(weights), len(weights) - 1) if n and isqrt(n) ** 2 == n), None)
+    if patches is None:
+        return None
+    side = isqrt(patches)
+    return weights[len(weights) - patches :].reshape(side, side).cpu().numpy()
+
+
+def _text_features(
+    model: Any, texts: Sequence[str], ctx: EvalContext, cfg: RetrievalConfig
+) -> Tensor:
+    step = cfg.rerank_batch_size
+    with ctx.autocast():
+        parts = [model.embed_text(list(texts[at : at + step])) for at in range(0, len(texts), step)]
+    return torch.cat(parts).float()
+
+
+def _with_model_views(
+    model: Any, samples: dict[str, Any], rows: list[Row], ctx: EvalContext
+) -> list[Row]:
+    """Add what the model says about each image and where it looks, as far as it can tell."""
+    generated: Sequence[str | None] = [None] * len(rows)
+    maps: Sequence[NDArray[np.float32] | None] = [None] * len(rows)
+    seen = {"image": samples["image"], "text_input": [_shown_text(row) for row in rows]}
+    with ctx.autocast():
+        if hasattr(model, "generate"):
+            generated = model.generate({"image": samples["image"]})
+        if hasattr(model, "cross_attention"):
+            layers = model.cross_attention(seen)  # [B, layers, heads, Q, T]
+            maps = [attention_map(attention) for attention in layers[:, -1]]
+    return [
+        {**row, "generated": text, "attention": view}
+        for row, text, view in zip(rows, generated, maps, strict=True)
+    ]
+
+
+def _shown_text(row: Row) -> str:
+    return row["captions"][0]["text"] if row["captions"] else row["truth"][0]

@@ -1,0 +1,22 @@
+"""``lavislite validate``: read the configuration and every annotation file, build no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lavislite.build import build_data
+from lavislite.checks import check_image_size, check_names
+from lavislite.common.config import Config
+
+
+def validate_project(cfg: Config) -> Iterator[str]:
+    """One line per split that was read.
+
+    Raises:
+        UserError: the first thing that is wrong, naming key, file or record.
+    """
+    check_names(cfg)
+    data = build_data(cfg, train=not cfg.run.evaluate)
+    check_image_size(cfg, data)
+    for dataset in data:
+        yield f"datasets.{dataset.name}: {dataset.split}: {len(dataset)} samples"

@@ -1,0 +1,187 @@
+"""The public calls, as LAVIS spells them: models, processors and datasets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavislite.common import catalog
+from lavislite.common.config import (
+    packaged_defaults,
+    packaged_types,
+    read_yaml,
+    resolve,
+    resolve_dataset,
+)
+from lavislite.common.errors import ConfigError
+from lavislite.common.registry import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Processors = dict[str, Callable[[Any], Any]]
+
+
+def load_model(
+    name: str,
+    model_type: str | None = None,
+    is_eval: bool = True,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+) -> nn.Module:
+    """The model `name`, with the weights of `model_type` or those of `checkpoint`.
+
+    Args:
+        name: an architecture, see `model_zoo`.
+        model_type: one of its published variants; None is the first of them.
+        is_eval: evaluation mode, in float32 on the CPU.
+        checkpoint: a run folder, a file or a URL to load instead of the published weights.
+
+    Raises:
+        UnknownNameError: no such model. ConfigError: no such type. CheckpointError: the weights are
+            missing or do not fit.
+    """
+    import torch
+
+    from lavislite.build import build_model
+
+    catalog.models.get(name)
+    cfg = resolve(_model_section(name, model_type, checkpoint), origin="load_model")
+    model = build_model(cfg)
+    where = torch.device(device)
+    if is_eval:
+        model.eval()
+        if where.type == "cpu":
+            model.float()
+    return model.to(where)
+
+
+def load_model_and_preprocess(
+    name: str,
+    model_type: str | None = None,
+    is_eval: bool = False,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+) -> tuple[nn.Module, Processors, Processors]:
+    """`load_model` and its processors: ``vis["eval"](image)``, ``txt["eval"](text)``."""
+    model = load_model(name, model_type, is_eval, device, checkpoint)
+    packaged = packaged_defaults("models", name, _model_type(name, model_type))
+    return model, *load_preprocess(packaged["preprocess"])
+
+
+def load_preprocess(config: Mapping[str, Any]) -> tuple[Processors, Processors]:
+    """(image, text) processors of a `preprocess:` section, each ``{"train": ..., "eval": ...}``."""
+    from lavislite.processors import build_processor
+
+    vis, txt = (
+        {phase: build_processor(dict(cfg)) for phase, cfg in (config.get(kind) or {}).items()}
+        for kind in ("vis_processor", "text_processor")
+    )
+    return vis, txt
+
+
+def load_dataset(
+    name: str,
+    cfg_path: str | Path | None = None,
+    vis_path: str | Path | None = None,
+    data_type: str | None = None,
+    type: str = "default",
+) -> dict[str, Any]:
+    """Every split of the dataset `name`, as ``{"train": Dataset, ...}``.
+
+    Args:
+        cfg_path: a YAML file with the dataset's options, plain or under ``datasets: {name: ...}``.
+        vis_path: folder of the images.
+        data_type: accepted for LAVIS's sake; only "images" exists.
+        type: packaged variant of the dataset.
+    """
+    from lavislite.build import make_builder
+
+    if data_type not in (None, "images"):
+        raise ConfigError(f"data_type: expected 'images', saw '{data_type}'")
+    catalog.datasets.get(name)
+    options = read_yaml(cfg_path) if cfg_path is not None else {}
+    sections = options.get("datasets", {name: options})
+    if name not in sections:
+        raise ConfigError(f"{cfg_path}: no datasets.{name}.{did_you_mean(name, sections)}")
+    options = sections[name] or {}
+    if vis_path is not None:
+        options = {**options, "images": str(vis_path)}
+    cfg = resolve_dataset(name, {"type": type, **options}, origin=str(cfg_path or name))
+    builder = make_builder(name, cfg)
+    builder.prepare()
+    return {split: builder.build(split, train=split == "train") for split in builder.splits()}
+
+
+def _model_type(name: str, model_type: str | None) -> str | None:
+    types = packaged_types("models", name)
+    if model_type is None:
+        return "pretrain" if "pretrain" in types else next(iter(types), None)
+    if types and model_type not in types:
+        raise ConfigError(
+            f"model '{name}' has no model_type '{model_type}'.{did_you_mean(model_type, types)} "
+            f"Known: {', '.join(types)}"
+        )
+    return model_type
+
+
+def _model_section(
+    name: str, model_type: str | None, checkpoint: str | Path | None
+) -> dict[str, Any]:
+    section: dict[str, Any] = {"arch": name, "model_type": _model_type(name, model_type)}
+    if checkpoint is not None:
+        section["pretrained"] = str(checkpoint)
+    return {"model": section}
+
+
+class ModelZoo:
+    """Architectures and their types. Printing shows a table; iterating gives (name, types)."""
+
+    def names(self) -> list[str]:
+        return catalog.models.names()
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        return ((name, packaged_types("models", name)) for name in self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __str__(self) -> str:
+        return _table(("Architectures", "Types"), [(n, ", ".join(t) or "-") for n, t in self])
+
+    __repr__ = __str__
+
+
+class DatasetZoo:
+    """Datasets and their packaged types. Printing shows a table; iterating gives (name, types)."""
+
+    def names(self) -> list[str]:
+        return catalog.datasets.names()
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        return ((name, packaged_types("datasets", name) or ["default"]) for name in self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def get_names(self) -> list[str]:
+        """LAVIS's spelling of `names`."""
+        return self.names()
+
+    def __str__(self) -> str:
+        return _table(("Datasets", "Types"), [(n, ", ".join(t)) for n, t in self])
+
+    __repr__ = __str__
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    width = max(len(row[0]) for row in [head, *rows]) + 2
+    lines = [f"{first:<{width}}{second}" for first, second in [head, *rows]]
+    rule = "=" * max(map(len, lines))
+    return "\n".join([rule, lines[0], rule, *lines[1:]])
+
+
+model_zoo = ModelZoo()
+dataset_zoo = DatasetZoo()

@@ -1,0 +1,121 @@
+"""One process is the ordinary case; what torchrun and srun say is understood."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from lavislite.common import distributed
+from lavislite.common.errors import ConfigError
+
+
+def test_every_collective_is_right_for_one_process() -> None:
+    x = torch.arange(6.0).reshape(3, 2).requires_grad_()
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    distributed.barrier()
+    assert distributed.max_int(7) == 7
+    assert distributed.all_gather_objects({"a": 1}) == [{"a": 1}]
+    assert distributed.broadcast_object("x") == "x"
+    assert torch.equal(distributed.gather_no_grad(x), x)
+    assert not distributed.gather_no_grad(x).requires_grad
+    assert torch.equal(distributed.gather_with_grad(x), x)
+    assert torch.equal(distributed.all_reduce_sum(x), x)
+
+
+def test_all_reduce_leaves_its_argument_alone() -> None:
+    x = torch.ones(2)
+    distributed.all_reduce_sum(x).add_(1)
+    assert x.tolist() == [1, 1]
+
+
+def test_exchange_rows_of_one_process_is_indexing() -> None:
+    x = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
+    y = distributed.exchange_rows(x, torch.tensor([2, 0, 2]))
+    (y * torch.tensor([[1.0], [10.0], [100.0]])).sum().backward()
+    assert y.flatten().tolist() == [3, 1, 3]
+    assert x.grad.flatten().tolist() == [10, 0, 101]
+
+
+def test_no_launcher_means_one_process() -> None:
+    assert distributed.launch_environment({}) is None
+    assert distributed.launch_environment({"RANK": "0", "WORLD_SIZE": "1"}) is None
+
+
+def test_torchrun() -> None:
+    environ = {
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "n0",
+        "MASTER_PORT": "1",
+    }
+    assert distributed.launch_environment(environ) == environ
+
+
+def test_srun() -> None:
+    found = distributed.launch_environment(
+        {
+            "SLURM_PROCID": "9",
+            "SLURM_LOCALID": "1",
+            "SLURM_STEP_NUM_TASKS": "16",
+            "SLURM_NTASKS": "99",
+            "SLURM_JOB_ID": "123456",
+            "SLURM_STEP_NODELIST": "gpu[07-09,12],cpu1",
+        }
+    )
+    assert found == {
+        "RANK": "9",
+        "WORLD_SIZE": "16",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "gpu07",
+        "MASTER_PORT": "23456",
+    }
+
+
+def test_a_plain_python_in_a_batch_script_stays_one_process() -> None:
+    batch_step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "n[1-2]"}
+    assert distributed.launch_environment(batch_step) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a", "a"), ("a,b", "a"), ("a-1,b", "a-1"), ("n[001-4]", "n001"), ("n[3,7]", "n3")],
+)
+def test_first_host(nodes: str, first: str) -> None:
+    assert distributed.first_host(nodes) == first
+
+
+def test_unknown_device_says_what_exists() -> None:
+    with pytest.raises(ConfigError, match=r"run\.device: 'gpu'.*auto, cpu, cuda"):
+        distributed.resolve_device("gpu")
+
+
+def draw() -> list[float]:
+    return [
+        random.random(),
+        float(np.random.rand()),
+        float(torch.rand(())),
+        float(torch.rand((), generator=distributed.shared_generator())),
+    ]
+
+
+def test_random_states_come_back(tmp_path) -> None:
+    distributed.seed_everything(3)
+    draw()
+    torch.save(distributed.rng_state(), tmp_path / "rng.pt")
+    expected = draw()
+    distributed.seed_everything(4)
+    distributed.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert draw() == expected
+
+
+def test_ranks_differ_except_in_what_they_share() -> None:
+    distributed.seed_everything(3, rank=0)
+    zero = draw()
+    distributed.seed_everything(3, rank=1)
+    one = draw()
+    assert zero[:3] != one[:3]
+    assert zero[3] == one[3]

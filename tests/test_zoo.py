@@ -1,0 +1,162 @@
+"""The public calls, with LAVIS's names and arguments."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lavislite
+from lavislite import registry
+from lavislite.common.config import packaged_defaults, packaged_types
+from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.trained import remember_run
+from lavislite.zoo import (
+    dataset_zoo,
+    load_model,
+    load_model_and_preprocess,
+    load_preprocess,
+    model_zoo,
+)
+
+
+@dataclass
+class Options:
+    arch: str = "blip2"
+    model_type: str | None = None
+    pretrained: str | None = None
+    vision: Any = None
+    num_query_tokens: int = 1
+
+
+class Model(nn.Module):
+    Config = Options
+
+    def __init__(self, cfg: Options) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.weight = nn.Parameter(torch.randn(3).half())
+
+    @classmethod
+    def from_config(cls, cfg: Options) -> Model:
+        return cls(cfg)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("blip2", "blip2_feature_extractor"):
+        monkeypatch.setitem(registry.models._objects, name, Model)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_load_model_uses_the_published_configuration() -> None:
+    model = load_model("blip2_feature_extractor", "coco")
+    assert model.cfg.arch == "blip2_feature_extractor"
+    assert model.cfg.vision["image_size"] == 364
+    assert str(model.cfg.pretrained).endswith("blip2_finetune_coco.pth")
+    assert not model.training
+    assert model.weight.dtype == torch.float32  # evaluation on the CPU
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_device_may_be_an_object_and_the_checkpoint_a_file() -> None:
+    model = load_model("blip2", "pretrain", device=torch.device("cpu"), checkpoint="mine.pth")
+    assert model.weight.dtype == torch.float32
+    assert model.cfg.pretrained == "mine.pth"
+    assert load_model("blip2", "pretrain", is_eval=False).training
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_load_model_and_preprocess() -> None:
+    _, vis, txt = load_model_and_preprocess("blip2", "pretrain", is_eval=True)
+    assert set(vis) == set(txt) == {"train", "eval"}
+    assert vis["eval"].image_size == 224
+    assert isinstance(txt["eval"]("A cat."), str)
+
+
+def test_load_preprocess_takes_a_part() -> None:
+    vis, txt = load_preprocess({"vis_processor": {"eval": {"name": "blip_image_eval"}}})
+    assert set(vis) == {"eval"}
+    assert txt == {}
+
+
+def test_signatures_are_those_of_lavis() -> None:
+    def names(function: Callable[..., Any]) -> list[str]:
+        return list(inspect.signature(function).parameters)
+
+    assert names(lavislite.load_model) == ["name", "model_type", "is_eval", "device", "checkpoint"]
+    assert names(lavislite.load_model_and_preprocess)[:4] == [
+        "name",
+        "model_type",
+        "is_eval",
+        "device",
+    ]
+    assert names(lavislite.load_preprocess) == ["config"]
+    assert names(lavislite.load_dataset)[:4] == ["name", "cfg_path", "vis_path", "data_type"]
+
+
+def test_lavis_import_paths() -> None:
+    from lavislite.datasets.builders import dataset_zoo as zoo
+    from lavislite.datasets.builders import load_dataset
+    from lavislite.models import load_model as theirs
+
+    assert theirs is load_model
+    assert zoo is dataset_zoo
+    assert load_dataset is lavislite.load_dataset
+    with pytest.raises(ImportError):
+        from lavislite.models import absent  # noqa: F401
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_unknown_names_and_types() -> None:
+    with pytest.raises(UserError, match=r"Unknown model 'blip3'. Did you mean 'blip2'"):
+        load_model("blip3", "pretrain")
+    with pytest.raises(ConfigError, match=r"'pretran'. Did you mean 'pretrain'\? Known: coco"):
+        load_model("blip2", "pretran")
+
+
+def test_aliases_share_files() -> None:
+    for name in ("blip2_feature_extractor", "blip2_image_text_matching"):
+        assert packaged_types("models", name) == packaged_types("models", "blip2")
+        assert packaged_defaults("models", name, "coco") == packaged_defaults(
+            "models", "blip2", "coco"
+        )
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_playground_model_is_the_last_one_trained_here(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"python train.py --cfg-path projects/blip2"):
+        load_model("blip2", "playground")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("model: {arch: blip2, num_query_tokens: 7}\n")
+    remember_run("projects/blip2/pretrain_stage1.yaml", tmp_path / "run")
+    model = load_model("blip2_feature_extractor", "playground")
+    assert (model.cfg.num_query_tokens, model.cfg.arch) == (7, "blip2_feature_extractor")
+    assert model.cfg.pretrained == str(tmp_path / "run")
+
+
+def test_zoos_print_and_iterate() -> None:
+    assert "blip2_image_text_matching" in str(model_zoo)
+    assert dict(model_zoo)["blip2"] == ["coco", "playground", "pretrain", "pretrain_vitL"]
+    assert len(model_zoo) == len(registry.models.names())
+    assert "image_caption" in dataset_zoo.get_names()
+    assert "coco_retrieval" in str(dataset_zoo)
+
+
+def test_import_is_instant() -> None:
+    code = "import sys, lavislite; assert not {'torch', 'omegaconf', 'numpy'} & set(sys.modules)"
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5  # starting Python included
