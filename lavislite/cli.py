@@ -110,7 +110,7 @@ def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
 
     from lavislite.build import build_runner
     from lavislite.common import distributed
-    from lavislite.common.trained import remember_run
+    from lavislite.playground import keep_result
 
     distributed.init_distributed(cfg.run.dist_timeout_minutes, cfg.run.device)
     checkpoint = getattr(args, "checkpoint", None)
@@ -131,8 +131,8 @@ def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
     finally:
         if args.dry_run and distributed.is_main():
             shutil.rmtree(runner.run_dir, ignore_errors=True)
-    if train and not args.dry_run and distributed.is_local_main():
-        remember_run(args.cfg_path, runner.run_dir)
+    if train and not args.dry_run:
+        keep_result(cfg, args.cfg_path, runner)
     distributed.shutdown()
     return 0
 

@@ -13,6 +13,7 @@ from lavislite.common.config import Config, load_config
 from lavislite.common.errors import UserError
 from lavislite.common.io import cache_dir, file_lock
 from lavislite.common.logging import get_logger
+from lavislite.common.trained import remember_run
 
 logger = get_logger(__name__)
 
@@ -40,7 +41,7 @@ def ensure_playground_vision(cfg: Config, train: Callable[[Config, Path], Any]) 
     """
     if not _wants_playground_vision(cfg):
         return
-    weights = Path(import_module("lavislite.models.vision.tiny").playground_weights())
+    weights = _weights()
     if not _missing_somewhere(weights):
         return
     with ExitStack() as stack:
@@ -57,17 +58,36 @@ def ensure_playground_vision(cfg: Config, train: Callable[[Config, Path], Any]) 
             f"run.device={cfg.run.device}",
         ]
         runner = train(load_config(project, options), project)
-        if distributed.is_local_main():
-            runner.model.vit.save(weights)
-        distributed.barrier()
+        export_vision(runner)
+
+
+def export_vision(runner: Any) -> None:
+    """Put the tiny ViT that `runner` has trained where projects look for it."""
+    if distributed.is_local_main():
+        runner.model.vit.save(_weights())
+    distributed.barrier()
+
+
+def keep_result(cfg: Config, project: str | Path, runner: Any) -> None:
+    """After a finished run of a playground project: let other projects find what it has trained."""
+    builders = [options.builder or name for name, options in cfg.datasets.items()]
+    if not all(name.startswith("playground_") for name in builders):
+        return  # a project of the user's own may well have the same file name
+    if Path(project).stem == Path(VISION_PROJECT).stem:
+        export_vision(runner)
+    elif distributed.is_local_main():
+        remember_run(project, runner.run_dir)
+
+
+def _weights() -> Path:
+    return Path(import_module("lavislite.models.vision.tiny").playground_weights())
 
 
 def _wants_playground_vision(cfg: Config) -> bool:
     vision = getattr(cfg.model, "vision", None)
-    return (
-        getattr(vision, "name", None) == "tiny"
-        and (vision.weights or vision.options.get("weights", "playground")) == "playground"
-    )
+    if vision is None or vision.name != "tiny":
+        return False
+    return (vision.weights or vision.options.get("weights", "playground")) == "playground"
 
 
 def _missing_somewhere(weights: Path) -> bool:

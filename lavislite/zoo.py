@@ -67,8 +67,9 @@ def load_model_and_preprocess(
 ) -> tuple[nn.Module, Processors, Processors]:
     """`load_model` and its processors: ``vis["eval"](image)``, ``txt["eval"](text)``."""
     model = load_model(name, model_type, is_eval, device, checkpoint)
-    packaged = packaged_defaults("models", name, _model_type(name, model_type))
-    return model, *load_preprocess(packaged["preprocess"])
+    chosen = _model_type(name, model_type)
+    packaged = packaged_defaults("models", name, chosen) if chosen is not None else {}
+    return model, *load_preprocess(packaged.get("preprocess", {}))
 
 
 def load_preprocess(config: Mapping[str, Any]) -> tuple[Processors, Processors]:

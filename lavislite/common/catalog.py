@@ -25,7 +25,7 @@ vision_backbones = Registry(
         "timm": "lavislite.models.vision.timm:TimmBackbone",
         "hf": "lavislite.models.vision.hf:HFBackbone",
         "eva_clip_g": "lavislite.models.vision.presets:eva_clip_g",
-        "clip_L": "lavislite.models.vision.presets:clip_L",
+        "clip_L": "lavislite.models.vision.presets:clip_l",
         "tiny": "lavislite.models.vision.tiny:TinyViT",
     },
 )

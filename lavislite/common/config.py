@@ -194,7 +194,7 @@ def _parse_options(options: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.create()
+    merged: Any = OmegaConf.create()
     for option in options:
         key, equals, _ = option.partition("=")
         if not equals or not key or key != key.strip():
@@ -242,8 +242,10 @@ def _packaged_folder(kind: str, name: str) -> Path:
 
 def _aliases(kind: str) -> dict[str, str]:
     """Names that share the packaged files of another: ``configs/<kind>/aliases.yaml``."""
+    import yaml  # alone: listings shall be instant, and OmegaConf takes a while to import
+
     path = CONFIG_ROOT / kind / "aliases.yaml"
-    return read_yaml(path) if path.exists() else {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _packaged_dataset(builder: str, type: str) -> Layer:
@@ -416,7 +418,7 @@ def _merge_layer(node: Any, section: str, layer: Layer, problems: list[str]) -> 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    data = OmegaConf.to_container(OmegaConf.create(layer.data), resolve=False)
+    data: Any = OmegaConf.to_container(OmegaConf.create(layer.data), resolve=False)
     while data:
         try:
             return OmegaConf.merge(node, data)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.common.io import read_json
@@ -109,7 +109,7 @@ def _table(file: Path, delimiter: str) -> Iterator[Raw]:
     In a TSV file a quotation mark in the middle of a field is just that: web captions are full of
     lonely ones, which would swallow the lines that follow.
     """
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with file.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
         try:
@@ -313,7 +313,7 @@ def _names(columns: Mapping[str, str]) -> dict[str, str]:
                 f"columns.{field}: not one of our fields.{did_you_mean(field, FIELDS)} "
                 f"Known: {', '.join(FIELDS)} (each followed by its name in your file)"
             )
-    return {field: columns[field] if field in columns else field for field in FIELDS}
+    return {field: columns.get(field, field) for field in FIELDS}  # its own name by default
 
 
 def _some(records: Iterable[Record], file: Path) -> Iterator[Record]:

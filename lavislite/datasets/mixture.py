@@ -45,20 +45,15 @@ class Mixture:
     def batches_per_epoch(self) -> int:
         return sum(self.sizes) // self.batch_size
 
-    def batches_of(self) -> list[int]:
+    def batches_of(self) -> tuple[int, ...]:
         """How many of an epoch's batches each dataset gets; rounded so that the sum is right."""
         weights = self.sizes if None in self.ratios else self.ratios
-        weight = np.asarray(weights, dtype=np.float64)
-        exact = weight / weight.sum() * self.batches_per_epoch
-        counts = np.floor(exact).astype(int)
-        missing = self.batches_per_epoch - counts.sum()
-        counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-        return counts.tolist()
+        return _apportion(tuple(float(w or 0) for w in weights), self.batches_per_epoch)
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
         """Dataset and sample indices [batch_size] of batch `number`, counted through the run."""
         epoch, position = divmod(number, self.batches_per_epoch)
-        order, ordinals = _order(tuple(self.batches_of()), self.seed, epoch)
+        order, ordinals = _order(self.batches_of(), self.seed, epoch)
         dataset = int(order[position])
         start = int(ordinals[position]) * self.batch_size
         return dataset, self._slice(dataset, epoch, start)
@@ -72,6 +67,15 @@ class Mixture:
             parts.append(part)
             start, wanted = start + len(part), wanted - len(part)
         return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _apportion(weights: tuple[float, ...], total: int) -> tuple[int, ...]:
+    """Whole numbers in proportion to `weights` that add up to `total` (largest remainders)."""
+    exact = np.asarray(weights) / sum(weights) * total
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return tuple(counts.tolist())
 
 
 @lru_cache(maxsize=4)

@@ -1,14 +1,16 @@
-"""What every model shares: frozen parts, parameter groups, checkpoints that say what does not fit."""
+"""What every model shares: frozen parts, parameter groups, checkpoints that say what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
+from lavislite.common.io import fetch, load_tensors
 from lavislite.common.registry import did_you_mean
 
 State = Mapping[str, Tensor]
@@ -132,6 +134,21 @@ class BaseModel(nn.Module):
         check_state(state, own, "the checkpoint")
         copy_tensors(state, own)
 
+    def load_pretrained(self, source: str | Path) -> None:
+        """Start from the weights in a file or folder, or at a URL; frozen parts may be absent.
+
+        Raises:
+            CheckpointError: names are missing or unexpected, or a shape differs.
+        """
+        state, own = load_tensors(fetch(source)), self.state_dict(keep_vars=True)
+        frozen = [name for name in own if name not in self.trainable_state_dict()]
+        check_state(state, own, str(source), allow_missing=frozen)
+        copy_tensors(state, own)
+
+    def load_checkpoint(self, url_or_filename: str | Path) -> None:
+        """LAVIS's name of `load_pretrained`."""
+        self.load_pretrained(url_or_filename)
+
 
 def copy_tensors(state: State, own: State) -> None:
     """Copy each tensor of `state` into the tensor of the same name in `own`."""
@@ -193,13 +210,11 @@ def backbone_layer_ids(backbone: nn.Module, prefix: str) -> tuple[dict[str, int]
     blocks = getattr(backbone, "blocks", None)
     if blocks is None or len(blocks) == 0:
         return {}, 0
-    layer_of_parameter = {
-        id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()
-    }
+    layer_of = {id(p): i + 1 for i, block in enumerate(blocks) for p in block.parameters()}
     ids: dict[str, int] = {}
     seen_block = False
     for name, parameter in backbone.named_parameters():
-        inside = layer_of_parameter.get(id(parameter))
+        inside = layer_of.get(id(parameter))
         seen_block |= inside is not None
         ids[prefix + name] = inside if inside is not None else (len(blocks) if seen_block else 0)
     return ids, len(blocks)

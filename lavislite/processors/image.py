@@ -163,9 +163,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _draft(image: Image.Image, x_scale: float, y_scale: float) -> None:
-    """Let a JPEG that was not read yet be decoded smaller, where it will be shrunk further anyway.
+    """Let a JPEG that was not read yet be decoded smaller, where it will be shrunk anyway.
 
-    The decoder can halve (or quarter, ...) the picture for free; it keeps at least the scales given.
+    The decoder can halve (or quarter, ...) a picture for free; it keeps the scales given at least.
     """
     if image.format == "JPEG" and max(x_scale, y_scale) <= 0.5:
         wanted = (math.ceil(image.size[0] * x_scale), math.ceil(image.size[1] * y_scale))

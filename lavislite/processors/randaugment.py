@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ FILL = 128  # grey, where a picture is moved away
 _POSITION_BITS = 10  # OpenCV: positions are computed to 1/1024 pixel ...
 _FRACTION_BITS = 5  # ... and used to 1/32
 _FRACTIONS = 1 << _FRACTION_BITS
+_LANE = 20  # bits for one channel: 255 * 1024 + 512 needs 18
 
 
 class RandAugment:
-    """`n` operations drawn from `OPS`, each applied with probability one half at strength `level`."""
+    """`n` operations drawn from `OPS`, each applied half of the time, at strength `level`."""
 
     def __init__(self, n: int = 2, level: float = 5) -> None:
         self.n = n
@@ -137,25 +139,35 @@ def warp(image: Array, forward: tuple[float, ...]) -> Array:
         image: [H, W, 3] uint8.
         forward: (a, b, c, d, e, f).
     """
-    height, width, channels = image.shape
-    corners, weights = _sources(height, width, forward)
-    framed = np.full((height + 2, width + 2, channels), FILL, dtype=np.uint8)
-    framed[1:-1, 1:-1] = image
-    pixels = framed.reshape(-1, channels)
-    total = np.zeros((height * width, channels), dtype=np.int32)
-    for corner, weight in zip(corners, weights, strict=True):
-        total += pixels[corner] * weight[:, None]
-    half = _FRACTIONS**2 // 2
-    return ((total + half) >> (2 * _FRACTION_BITS)).astype(np.uint8).reshape(image.shape)
+    height, width, _ = image.shape
+    corner, weights = _sources(height, width, forward)
+    # The three channels side by side in one number: one gather and one product do for all.
+    framed = np.full((height + 4, width + 4), _packed(FILL), dtype=np.uint64)
+    framed[2:-2, 2:-2] = _packed(*np.moveaxis(image, -1, 0).astype(np.uint64))
+    pixels = framed.ravel()
+    total = np.full(height * width, _packed(_FRACTIONS**2 // 2), dtype=np.uint64)
+    for offset, weight in zip((0, 1, width + 4, width + 5), weights, strict=True):
+        total += pixels[offset:].take(corner) * weight
+    channels = [
+        (total >> np.uint64(lane + 2 * _FRACTION_BITS)).astype(np.uint8)
+        for lane in (0, _LANE, 2 * _LANE)
+    ]
+    return np.stack(channels, axis=-1).reshape(image.shape)
+
+
+def _packed(red: Any, green: Any = None, blue: Any = None) -> Any:
+    """Three numbers (or arrays) in one, `_LANE` bits each; a single one three times."""
+    green, blue = (red, red) if green is None else (green, blue)
+    return red | green << _LANE | blue << 2 * _LANE
 
 
 @lru_cache(maxsize=16)  # a run uses few sizes and, at a fixed level, few maps
 def _sources(height: int, width: int, forward: tuple[float, ...]) -> tuple[Array, Array]:
-    """For each target pixel the four source pixels in the framed image, and their weights.
+    """For each target pixel the upper left of its four sources, and the weights of the four.
 
     Returns:
-        corners [4, H*W] int64 positions in the flattened framed image, weights [4, H*W] int32
-        adding up to 1024. What lies outside the image is clamped to the frame.
+        corner [H*W] int64, positions in the flattened image with a frame of two pixels, where all
+        sources outside the image are found; weights [4, H*W] uint16, adding up to 1024.
     """
     a, b, c, d, e, f = forward
     det = a * e - b * d
@@ -169,14 +181,13 @@ def _sources(height: int, width: int, forward: tuple[float, ...]) -> tuple[Array
     y = ((y + (1 << (shift - 1))) >> shift).ravel()
     left, right_part = x >> _FRACTION_BITS, x & (_FRACTIONS - 1)
     top, lower_part = y >> _FRACTION_BITS, y & (_FRACTIONS - 1)
-    corners, weights = [], []
-    for dy, row_weight in ((0, _FRACTIONS - lower_part), (1, lower_part)):
-        for dx, column_weight in ((0, _FRACTIONS - right_part), (1, right_part)):
-            row = np.clip(top + dy, -1, height) + 1
-            column = np.clip(left + dx, -1, width) + 1
-            corners.append(row * (width + 2) + column)
-            weights.append((row_weight * column_weight).astype(np.int32))
-    return np.stack(corners), np.stack(weights)
+    corner = (np.clip(top, -2, height) + 2) * (width + 4) + np.clip(left, -2, width) + 2
+    weights = [
+        row * column
+        for row in (_FRACTIONS - lower_part, lower_part)
+        for column in (_FRACTIONS - right_part, right_part)
+    ]
+    return corner, np.stack(weights).astype(np.uint16)
 
 
 def _fixed(values: Array) -> Array:

@@ -97,6 +97,8 @@ class Checkpoints:
         _link(self.folder / LAST, path.name)
         if best_step is not None and self.at(best_step).exists():
             _link(self.folder / BEST, self.at(best_step).name)
+        else:  # what a run has found that resumed further back is not this run's best
+            (self.folder / BEST).unlink(missing_ok=True)
         # By age, not by number: a run that resumed further back is writing small numbers again.
         by_age = sorted(self.folder.glob("step_*"), key=lambda folder: folder.stat().st_mtime)
         pointed = [self.pointed(name) for name in (LAST, BEST)]

@@ -16,7 +16,7 @@ from lavislite.common.io import atomic_write_text
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
 from lavislite.runners import resume
-from lavislite.runners.checkpoint import BEST, Checkpoints, find_checkpoint, load_weights
+from lavislite.runners.checkpoint import Checkpoints, find_checkpoint, load_weights
 from lavislite.runners.evaluation import (
     Datasets,
     Monitor,
@@ -274,9 +274,10 @@ class Runner:
     # ---- after
 
     def _finish(self) -> dict[str, float]:
-        best, step = self.checkpoints.pointed(BEST), self.state.step
-        if best is not None and self.state.best_step != step:
-            step = int(load_weights(best, self.model, self.arch)["step"])
+        step, best = self.state.step, self.state.best_step
+        if best is not None and best != step:
+            load_weights(self.checkpoints.at(best), self.model, self.arch)
+            step = best
         metrics = self.state.best_metrics or self._last_metrics
         if self.tested:
             metrics = {**metrics, **self._scored(self.tested, step)}

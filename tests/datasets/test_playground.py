@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import lavislite
+from lavislite.common.errors import DataError
+from lavislite.datasets.playground import (
+    PlaygroundAttributesBuilder,
+    PlaygroundCaptionBuilder,
+    PlaygroundRetrievalBuilder,
+)
 from lavislite.datasets.playground import captions as captions_module
 from lavislite.datasets.playground.captions import captions
 from lavislite.datasets.playground.generate import WorldSpec, ensure_world
@@ -22,6 +30,8 @@ from lavislite.datasets.playground.scenes import (
     COLOURS,
     POSITIONS,
     SHAPES,
+    SIZES,
+    TEXTURES,
     Scene,
     SceneObject,
     relations,
@@ -267,9 +277,7 @@ def test_every_image_is_there_and_has_a_scene_graph(world: Path):
                 assert picture.format == "JPEG"
 
 
-def test_the_same_settings_give_the_same_annotations_to_the_byte(
-    world: Path, tmp_path, monkeypatch
-):
+def test_the_same_settings_give_the_same_bytes(world: Path, tmp_path, monkeypatch):
     monkeypatch.setenv("LAVISLITE_CACHE", str(tmp_path))
     again = ensure_world(SMALL, progress=False)
     assert again != world
@@ -292,3 +300,88 @@ def test_a_broken_run_leaves_nothing_behind(tmp_path, monkeypatch):
         ensure_world(SMALL, progress=False)
     assert not SMALL.folder.exists()
     assert not [path for path in SMALL.folder.parent.iterdir() if path.is_dir()]
+
+
+# ---- datasets
+
+
+NORMALISED = {"name": "blip_image_eval", "image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+PROCESSORS = {"train": NORMALISED, "eval": NORMALISED}
+
+
+def made(builder_class, **options):
+    cfg = builder_class.Config(
+        seed=3, num_train=30, num_val=6, num_test=12, vis_processor=PROCESSORS, **options
+    )
+    builder = builder_class(cfg, name="mine")
+    builder.prepare()
+    return builder
+
+
+@pytest.fixture
+def shared_cache(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAVISLITE_CACHE", str(world.parents[2]))
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_captions_train_one_at_a_time_and_share_the_id_of_their_picture():
+    data = made(PlaygroundCaptionBuilder).build("train", train=True)
+    assert len(data) == 150
+    batch = data.collate([data[i] for i in range(6)])
+    assert batch["image"].shape == (6, 3, 64, 64)
+    assert len(set(batch["image_id"][:5].tolist())) == 1
+    assert batch["image_id"][5] != batch["image_id"][0]
+    assert len(set(batch["text_input"])) == 6
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_the_gallery_has_five_captions_per_picture():
+    data = made(PlaygroundRetrievalBuilder).build("test", train=False)
+    assert len(data) == 12
+    assert data.evaluation == "retrieval"
+    assert data.image_to_texts[1] == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_a_split_can_be_taken_away():
+    builder = made(PlaygroundCaptionBuilder, annotations={"test": None})
+    assert builder.splits() == ["train", "val"]
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_attributes_are_where_the_picture_shows_them(world: Path):
+    data = made(PlaygroundAttributesBuilder).build("test", train=False)
+    assert data.evaluation == "multilabel"
+    graphs = list(read(world, "scenes_test.json").values())
+    for index in range(12):
+        sample, objects = data[index], list(graphs[index]["objects"].values())
+        assert (sample["object_labels"][:, 0] >= 0).sum() == len(objects)
+        for box, label, thing in zip(
+            sample["object_boxes"], sample["object_labels"], objects, strict=False
+        ):
+            left, top, right, bottom = (box * 64).round().int().tolist()
+            assert [right - left, bottom - top] == [thing["w"], thing["h"]]
+            shape, colour, size, texture, position = label.tolist()
+            assert SHAPES[shape] == thing["name"]
+            assert POSITIONS[position] == thing["position"]
+            assert thing["attributes"] == [COLOURS[colour], SIZES[size], TEXTURES[texture]]
+            if thing["attributes"][2] == "plain" and thing["name"] in ("circle", "square"):
+                patch = (sample["image"][:, top:bottom, left:right] + 1) * 127.5
+                middle = patch.flatten(1).median(1).values
+                expected = torch.tensor(PALETTE[thing["attributes"][0]])
+                assert (middle - expected).abs().max() < 30
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_a_file_that_holds_no_scene_graphs_is_refused(tmp_path):
+    (tmp_path / "scenes.json").write_text("[1, 2]")
+    builder = made(PlaygroundAttributesBuilder, annotations={"val": str(tmp_path / "scenes.json")})
+    with pytest.raises(DataError, match=r"scenes\.json: expected scene graphs"):
+        builder.build("val", train=False)
+
+
+@pytest.mark.parametrize("name", ["caption", "retrieval", "attributes"])
+def test_packaged_defaults_do_not_move_or_mirror_objects(name):
+    path = Path(lavislite.__file__).parent / f"configs/datasets/playground_{name}/default.yaml"
+    assert path.exists()
+    assert "train: {name: blip_image_eval" in path.read_text()

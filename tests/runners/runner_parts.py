@@ -1,4 +1,4 @@
-"""The smallest model, data and task that exercise the whole runner: dropout, augmentation, frozen part."""
+"""Small model, data and task that exercise the whole runner: dropout, augmentation, frozen part."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Data:
         generator = torch.Generator().manual_seed(n)
         self.name, self.split, self.bad = name, split, bad
         self.x = torch.randn(n, 4, generator=generator)
-        self.y = torch.randint(3, (n,), generator=generator)
+        self.y = self.x[:, :3].argmax(1)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -80,7 +80,7 @@ class Task:
     def train_step(self, model: nn.Module, samples: dict[str, Any]) -> dict[str, Tensor]:
         return model(samples)
 
-    def monitor_for(self, evaluations: Any) -> str:
+    def monitor_for(self, evaluations: Any) -> str:  # noqa: ARG002
         return "accuracy" if self.scores is not None else "loss"
 
     def higher_is_better(self, metric: str) -> bool:
@@ -100,19 +100,28 @@ class Task:
             metrics["accuracy"] = 0.0
         return EvalResult(metrics, [{"index": 0, "loss": loss}])
 
-    def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[dict]:
+    def examples(self, *_: Any) -> list[dict]:
         return []
 
-    def summary(self, metrics: dict[str, float]) -> list[list[str]]:
+    def summary(self, *_: Any) -> list[list[str]]:
         return []
 
 
 def run_config(**options: Any) -> RunConfig:
-    small = dict(
-        max_epoch=2, batch_size_train=4, batch_size_eval=4, num_workers=0, init_lr=0.1,
-        warmup_steps=2, log_freq=1, report=False, tensorboard=False, device="cpu",
-        precision="fp32", keep_last=100,
-    )  # fmt: skip
+    small = {
+        "max_epoch": 2,
+        "batch_size_train": 4,
+        "batch_size_eval": 4,
+        "num_workers": 0,
+        "init_lr": 0.1,
+        "warmup_steps": 2,
+        "log_freq": 1,
+        "report": False,
+        "tensorboard": False,
+        "device": "cpu",
+        "precision": "fp32",
+        "keep_last": 100,
+    }
     return RunConfig(**(small | options))
 
 

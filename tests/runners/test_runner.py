@@ -67,13 +67,9 @@ def test_the_best_checkpoint_is_tested_for_any_split_name_and_negative_scores(
 
 
 def test_evaluation_leaves_no_trace_in_training(tmp_path: Path) -> None:
-    often, never = (
-        make_runner(tmp_path / "often", valid_splits=["val"], eval_every_steps=1, eval_at_start=True),
-        make_runner(tmp_path / "never"),
-    )  # fmt: skip
-    often.cfg.save_freq = 0
-    often.train()
-    never.train()
+    every_step = {"valid_splits": ["val"], "eval_every_steps": 1, "eval_at_start": True}
+    make_runner(tmp_path / "often", **every_step).train()
+    make_runner(tmp_path / "never").train()
     losses = [[r["loss"] for r in log(tmp_path / name, "train")] for name in ("often", "never")]
     assert losses[0] == losses[1]
 

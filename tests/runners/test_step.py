@@ -125,3 +125,20 @@ def test_precision_auto_and_typos() -> None:
     assert resolve_precision("auto", CPU) == "fp32"
     with pytest.raises(ConfigError, match="Did you mean 'bf16'"):
         resolve_precision("bff16", CPU)
+
+
+def test_where_the_host_does_not_look_the_optimizer_skips_and_reading_raises() -> None:
+    # As on a GPU: nothing waits for the device until the log is due.
+    model = Model(dropout=0)
+    step = make_step(model)
+    step.guard.every_step = False
+    bad = batch(4, 7)
+    bad["image"][1] = float("nan")
+    step(0, 0.1, [batch(0, 1)])
+    after_first = copy.deepcopy(model.state_dict())
+    step(1, 0.1, [bad])
+    assert all(torch.equal(after_first[name], x) for name, x in model.state_dict().items())
+    step(2, 0.1, [batch(0, 1)])
+    assert not torch.equal(after_first["head.weight"], model.head.weight)
+    with pytest.raises(TrainingError, match=r"at step 2 .*toy#4, toy#7\."):
+        step.read()

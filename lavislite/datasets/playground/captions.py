@@ -1,4 +1,4 @@
-"""Five true captions per scene, in varied grammar; almost every one of them names its scene alone."""
+"""Five true captions per scene, in varied grammar; almost every one fits its scene alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def _list_of_names(scene: Scene, stream: random.Random) -> str:
 
 def _short_names(scene: Scene, stream: random.Random) -> str:
     """a red circle top left, a blue star center and a green ring right"""
-    return _join([f"a {t.colour} {t.shape} {t.position}" for t in _shuffled(scene, stream)])
+    things = _shuffled(scene, stream)
+    return _join([f"{_article(t.colour)} {t.colour} {t.shape} {t.position}" for t in things])
 
 
 def _place_first(scene: Scene, stream: random.Random) -> str:
@@ -111,6 +112,10 @@ def _name(thing: SceneObject, stream: random.Random) -> str:
     if thing.texture != "plain":
         words.append(thing.texture)
     return " ".join([*words, thing.colour, thing.shape])
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _where(thing: SceneObject, stream: random.Random, short: bool = False) -> str:

@@ -71,7 +71,10 @@ def ensure_world(spec: WorldSpec, progress: bool = True) -> Path:
 
 
 def write_world(spec: WorldSpec, folder: Path, progress: bool = False) -> None:
-    """Writes all splits below the new folder `folder`; equal specs give equal annotations, to the byte."""
+    """Writes all splits below the new folder `folder`.
+
+    Equal specs give equal annotations, to the byte.
+    """
     (folder / "annotations").mkdir(parents=True)
     total = sum(spec.count(split) for split in SPLITS)
     title = "drawing the playground"

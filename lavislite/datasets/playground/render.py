@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from lavislite.datasets.playground.scenes import Scene, SceneObject
 
 Image = NDArray[np.uint8]
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 35),

@@ -1,8 +1,8 @@
 """The playground's world: scenes of one to four objects, drawn at random from a seed.
 
-An object has a shape, a colour, a size, a texture and a cell of a 3 x 3 grid. What a scene *is*, its
-`signature`, leaves out the jitter of the drawing; the split a scene belongs to follows from that alone,
-so no scene of the training split can appear in validation or test, whatever the seed.
+An object has a shape, a colour, a size, a texture and a cell of a 3 x 3 grid. What a scene *is*,
+its `signature`, leaves out the jitter of the drawing; the split a scene belongs to follows from
+that alone, so no training scene can appear in validation or test, whatever the seed.
 
 `random.Random` draws everything here: its stream for a string seed is the same on every machine and
 Python version, which numpy does not promise.
@@ -78,7 +78,10 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's content. `seed` names the stream of everything that is not content: clutter, noise."""
+    """One picture's content.
+
+    `seed` names the stream of everything that is not content: clutter, noise, choice of words.
+    """
 
     image_id: int
     seed: str
@@ -112,7 +115,7 @@ def sample_scene(
 
 
 def sample_split(split: str, count: int, seed: int) -> list[Scene]:
-    """`count` scenes of one split; image ids start at 0, 1,000,000 and 2,000,000 for the three splits.
+    """`count` scenes of one split; image ids start at 0, 1,000,000 and 2,000,000.
 
     Validation and test never show a scene twice, so a full caption names one image. Training may.
 

@@ -36,8 +36,8 @@ class Decoding:
 def beam_search(step: Step, batch: int, how: Decoding, device: torch.device) -> Tensor:
     """The best sequence of each of `batch` rows: [batch, length], ended and padded.
 
-    A hypothesis scores sum(log p) / length ** length_penalty, its end not counted; a row is done when
-    no running beam can still beat the worst of its `num_beams` hypotheses. One beam is greedy search.
+    A hypothesis scores sum(log p) / length ** length_penalty, its end not counted. A row is done
+    when no running beam can still beat the worst of its `num_beams` hypotheses. One beam is greedy.
     """
     k = how.num_beams
     beams = torch.full((batch, k, 1), how.begin, device=device)
@@ -86,6 +86,7 @@ def sample(step: Step, batch: int, how: Decoding, device: torch.device) -> Tenso
         probability, order = logits.softmax(-1).sort(dim=-1, descending=True)
         # A token stays when those before it do not yet reach top_p; the first always does.
         outside = probability.cumsum(-1) - probability >= how.top_p
+        outside[:, 0] = False
         drawn = torch.multinomial(probability.masked_fill(outside, 0.0), 1)
         token = order.gather(1, drawn)[:, 0].masked_fill(ended, how.pad)
         tokens = torch.cat([tokens, token[:, None]], 1)
@@ -110,7 +111,7 @@ def _adjust(scores: Tensor, tokens: Tensor, how: Decoding) -> Tensor:
 
 @dataclass
 class Hypotheses:
-    """The finished sequences of each row, best first: scores [B, k], sequences [B, k, max_length + 1]."""
+    """Finished sequences, best first: scores [B, k], sequences [B, k, max_length + 1]."""
 
     scores: Tensor
     sequences: Tensor

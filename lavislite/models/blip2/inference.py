@@ -1,22 +1,19 @@
-"""What a stage-1 model does besides training: features, matching scores, captions, attention maps."""
+"""What a stage-1 model does besides training: features, scores, captions, attention maps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lavislite.common.errors import UserError
 from lavislite.common.registry import did_you_mean
+from lavislite.models.blip2.base import Blip2Base, ImageEmbedding
 from lavislite.models.blip2.generation import Decoding, beam_search, sample
-from lavislite.models.blip2.layers import KeyValue
 from lavislite.models.blip2.qformer import ImageMemory
-
-if TYPE_CHECKING:
-    from lavislite.models.blip2.stage1 import Blip2Qformer, ImageEmbedding
 
 
 @dataclass
@@ -35,55 +32,49 @@ class TokenizedText(Protocol):
     attention_mask: Tensor
 
 
-class InferenceMixin:
-    """Methods of `Blip2Qformer` that no training step calls."""
+class Blip2Inference(Blip2Base):
+    """What no training step calls."""
 
     # ---- retrieval
 
-    def embed_image(self: Blip2Qformer, image: Tensor) -> ImageEmbedding:
+    def embed_image(self, image: Tensor) -> ImageEmbedding:
         """[B, 3, H, W] -> image tokens [B, T, C] and query features [B, Q, E] of length 1."""
-        from lavislite.models.blip2.stage1 import ImageEmbedding
-
         tokens = self.encode_image(image)
-        queries, _ = self._read(tokens)
+        queries, _ = self.read_image(tokens)
         return ImageEmbedding(tokens, self.project_image(queries))
 
-    def embed_text(self: Blip2Qformer, texts: Sequence[str]) -> Tensor:
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
         """N texts -> [N, E] of length 1."""
         text = self.pack(texts).to(self.device)
         rows = self.Qformer.encode_text(text.ids, text.mask, cls_only=True)
         return self.project_text(rows[:, 0])
 
-    def image_memory(self: Blip2Qformer, image_embeds: Tensor) -> ImageMemory:
+    def image_memory(self, image_embeds: Tensor) -> ImageMemory:
         """[B, T, C] -> what the Q-Former reads of the images, made once for many pairs."""
         return self.Qformer.image_memory(image_embeds)
 
-    def score_itm(
-        self: Blip2Qformer, memory: ImageMemory, image_index: Tensor, texts: Sequence[str]
-    ) -> Tensor:
+    def score_itm(self, memory: ImageMemory, image_index: Tensor, texts: Sequence[str]) -> Tensor:
         """Logit of "text p describes image ``image_index[p]``", mean over the queries: [P]"""
         text = self.pack(texts).to(self.device)
         return self._itm(memory.select(image_index), text.ids, text.mask)[:, 1]
 
-    def compute_itm(
-        self: Blip2Qformer, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor
-    ) -> Tensor:
+    def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
         """`score_itm` for image tokens [P, T, C] and token ids with their mask [P, L]: [P]"""
         return self._itm(self.image_memory(image_inputs), text_ids, text_atts)[:, 1]
 
-    def _itm(self: Blip2Qformer, memory: ImageMemory, ids: Tensor, mask: Tensor) -> Tensor:
+    def _itm(self, memory: ImageMemory, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.Qformer.encode_pairs(self.query_tokens, ids, mask, memory)
         return self.itm_head(hidden).float().mean(1)
 
     # ---- features
 
-    def forward_image(self: Blip2Qformer, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> query rows [B, Q, d] and image tokens [B, T, C]."""
         tokens = self.encode_image(image)
-        return self._read(tokens)[0], tokens
+        return self.read_image(tokens)[0], tokens
 
-    def forward_text(self: Blip2Qformer, text_tokens: TokenizedText) -> Tensor:
-        """Tokenized texts (attributes input_ids, attention_mask) -> [B, d], the row of ``[CLS]``."""
+    def forward_text(self, text_tokens: TokenizedText) -> Tensor:
+        """Tokenized texts -> [B, d], the row of ``[CLS]``."""
         ids, mask = (
             text_tokens.input_ids.to(self.device),
             text_tokens.attention_mask.to(self.device),
@@ -91,10 +82,8 @@ class InferenceMixin:
         return self.Qformer.encode_text(ids, mask, cls_only=True)[:, 0]
 
     @torch.no_grad()
-    def extract_features(
-        self: Blip2Qformer, samples: dict[str, Any], mode: str = "multimodal"
-    ) -> BlipFeatures:
-        """Features of ``samples["image"]``, of ``samples["text_input"]`` (not truncated), or of pairs.
+    def extract_features(self, samples: dict[str, Any], mode: str = "multimodal") -> BlipFeatures:
+        """Features of ``samples["image"]``, ``samples["text_input"]`` (not truncated), or pairs.
 
         Args:
             mode: "image", "text" or "multimodal".
@@ -120,7 +109,7 @@ class InferenceMixin:
         return BlipFeatures(multimodal_embeds=pairs)
 
     @torch.no_grad()
-    def cross_attention(self: Blip2Qformer, samples: dict[str, Any]) -> Tensor:
+    def cross_attention(self, samples: dict[str, Any]) -> Tensor:
         """Where the queries look: probabilities [B, layers that look, heads, Q, T].
 
         With ``text_input`` the queries read the text too, otherwise the image alone.
@@ -138,7 +127,7 @@ class InferenceMixin:
 
     @torch.no_grad()
     def generate(
-        self: Blip2Qformer,
+        self,
         samples: dict[str, Any],
         use_nucleus_sampling: bool = False,
         num_beams: int = 3,
@@ -171,9 +160,7 @@ class InferenceMixin:
         return [caption.strip() for caption in captions]
 
     @torch.no_grad()
-    def generate_ids(
-        self: Blip2Qformer, image: Tensor, how: Decoding, nucleus: bool = False
-    ) -> Tensor:
+    def generate_ids(self, image: Tensor, how: Decoding, nucleus: bool = False) -> Tensor:
         """[B, 3, H, W] -> token ids [B, n], from ``[DEC]`` on."""
         positions = self.cfg.qformer.max_positions
         if not 1 <= how.max_length <= positions or how.num_beams < 1:
@@ -181,7 +168,7 @@ class InferenceMixin:
                 f"generate: expected num_beams >= 1 and max_length from 1 to {positions}, "
                 f"got {how.num_beams} and {how.max_length}."
             )
-        queries = self._read(self.encode_image(image))[1]
+        queries = self.read_image(self.encode_image(image))[1]
         cache = [(_repeat(k, how.num_beams), _repeat(v, how.num_beams)) for k, v in queries]
 
         def step(tokens: Tensor, parents: Tensor | None) -> Tensor:
@@ -196,10 +183,6 @@ class InferenceMixin:
 
         decode = sample if nucleus else beam_search
         return decode(step, len(image), how, self.device)
-
-    def _read(self: Blip2Qformer, tokens: Tensor) -> tuple[Tensor, list[KeyValue]]:
-        """Image tokens [B, T, C] -> query rows [B, Q, d] and their keys and values."""
-        return self.Qformer.encode_queries(self.query_tokens, self.Qformer.image_memory(tokens))
 
 
 _NEEDED = {"image": ("image",), "text": ("text_input",), "multimodal": ("image", "text_input")}

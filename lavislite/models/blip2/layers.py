@@ -1,7 +1,7 @@
 """The Q-Former's building blocks: attention, and the layer that treats queries and text apart.
 
-Shapes: B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width, d width,
-h heads.
+Shapes: B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width,
+d width, h heads.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class QFormerLayer(nn.Module):
         fan_out: Tensor | None = None,
         probe: list[Tensor] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, KeyValue]:
-        """One layer for queries [B, Q, d], text [B, L, d], or both ([queries | text] in one sequence).
+        """One layer for queries [B, Q, d], text [B, L, d], or both as a sequence [queries | text].
 
         Args:
             image: this layer's keys and values of the image; the queries look at them.

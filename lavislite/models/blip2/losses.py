@@ -39,8 +39,8 @@ def draw_negatives(
 ) -> Tensor:
     """One column index per row [b], drawn with `negative_weights` for all rows at once.
 
-    The noise is drawn for the whole [N, N] problem and the rows from `first_row` on are used, so that
-    several processes together draw what one would.
+    The noise is drawn for the whole [N, N] problem and the rows from `first_row` on are used, so
+    that several processes together draw what one would.
     """
     b, total = sim.shape
     noise = torch.empty(total, total, device=sim.device).exponential_(generator=generator)

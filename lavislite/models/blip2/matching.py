@@ -32,12 +32,12 @@ class Blip2ITM(Blip2Qformer):
         if match_head not in ("itm", "itc"):
             raise UserError(f"match_head: expected 'itm' or 'itc', got '{match_head}'.")
         require_keys(samples, ("image", "text_input"), "image-text matching")
-        texts = samples["text_input"]
-        texts = [texts] if isinstance(texts, str) else texts
         image = self.encode_image(samples["image"])
         if match_head == "itm":
-            text = self.pack(texts).to(self.device)
+            text = self.pack(samples["text_input"]).to(self.device)
             return self._itm(self.image_memory(image), text.ids, text.mask)
-        queries, _ = self._read(image)
-        sim = torch.einsum("bqe,be->bq", self.project_image(queries), self.embed_text(texts))
+        queries, _ = self.read_image(image)
+        sim = torch.einsum(
+            "bqe,be->bq", self.project_image(queries), self.embed_text(samples["text_input"])
+        )
         return sim.amax(1, keepdim=True)

@@ -1,7 +1,8 @@
 """The Querying Transformer: BERT whose query rows also look at an image (BLIP-2, section 3.1).
 
 Module names are those of the original, so its checkpoints load by name. Shapes:
-B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width, d width, h heads.
+B images, P image-text pairs, Q queries, L text tokens, T image tokens, C their width, d width,
+h heads.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lavislite.models.blip2.layers import KeyValue, QFormerConfig, QFormerLayer
 
 @dataclass
 class ImageMemory:
-    """Keys and values of a batch of images for each layer that looks at them: each [B, h, T, d/h]."""
+    """Keys and values of B images for each layer that looks at them: each [B, h, T, d/h]."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -130,7 +131,7 @@ class QFormer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """BERT's initial values; the query FFN starts equal to the text FFN, as after BERT weights."""
+        """BERT's initial values; as after loading BERT, the query FFN equals the text FFN."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -159,7 +160,7 @@ class QFormer(nn.Module):
     def encode_queries(
         self, query_tokens: Tensor, memory: ImageMemory, probe: list[Tensor] | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Queries alone with the image: [B, Q, d], and each layer's keys and values [B, h, Q, d/h]."""
+        """Queries and image, no text: [B, Q, d] and per layer keys and values [B, h, Q, d/h]."""
         batch = len(memory)
         hidden: Tensor | None = self.bert.embeddings.queries(query_tokens, batch)
         cache = []

@@ -1,53 +1,25 @@
-"""BLIP-2 stage 1: a Q-Former learns to read a frozen image encoder (contrast, matching, captions)."""
+"""BLIP-2 stage 1: a Q-Former learns to read a frozen image tower (contrast, matching, captions)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lavislite.common import catalog, distributed
-from lavislite.models.base import BaseModel, backbone_layer_ids
 from lavislite.models.blip2 import losses
-from lavislite.models.blip2.inference import InferenceMixin
+from lavislite.models.blip2.base import Blip2Config, ImageEmbedding
+from lavislite.models.blip2.inference import Blip2Inference
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
-from lavislite.models.blip2.qformer import ImageMemory, QFormer
-from lavislite.models.blip2.text import TextBatch, TextPacker, build_tokenizer, tokenizer_identity
-from lavislite.models.vision.base import VisionConfig, build_vision, vision_fingerprint
+from lavislite.models.blip2.qformer import ImageMemory
+from lavislite.models.blip2.text import TextBatch
 
+__all__ = ["Blip2Config", "Blip2Qformer", "ImageEmbedding", "ImageMemory", "QFormerConfig"]
 
-@dataclass
-class Blip2Config:
-    """Stage 1 of BLIP-2; the defaults are the published model.
-
-    tokenizer: "auto", "bert-base-uncased", "from_data", or a folder with vocab.txt.
-    max_txt_len: tokens per caption in training, with ``[CLS]`` and ``[SEP]``.
-    negative_sharpness: below 1, hard negatives are drawn less from the very hardest.
-    pretrained: a run folder, checkpoint folder, file or URL to start from.
-    """
-
-    arch: str = "blip2"
-    model_type: str | None = None
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    qformer: QFormerConfig = field(default_factory=QFormerConfig)
-    num_query_tokens: int = 32
-    embed_dim: int = 256
-    max_txt_len: int = 32
-    tokenizer: str = "auto"
-    label_smoothing: float = 0.1
-    temperature: float = 0.07
-    negative_sharpness: float = 1.0
-    ln_vision_eps: float = 1e-5
-    pretrained: str | None = None
-
-
-class ImageEmbedding(NamedTuple):
-    image_embeds: Tensor  # [B, T, C] tokens of the vision tower after ln_vision
-    image_feats: Tensor  # [B, Q, E] of length 1
+TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class Negatives(NamedTuple):
@@ -58,80 +30,8 @@ class Negatives(NamedTuple):
 @catalog.models.register("blip2")
 @catalog.models.register("blip2_qformer")
 @catalog.models.register("blip2_feature_extractor")
-class Blip2Qformer(InferenceMixin, BaseModel):
-    """Image encoder and Q-Former with the three objectives of stage 1.
-
-    Args:
-        vision: maps [B, 3, H, W] to [B, T, num_features]; frozen unless its parameters want gradients.
-        tokenizer: from `build_tokenizer`.
-    """
-
-    Config: ClassVar[type[Any]] = Blip2Config
-    TEMPERATURE_RANGE = (0.001, 0.5)
-
-    def __init__(self, cfg: Blip2Config, *, vision: nn.Module, tokenizer: Any) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.tokenizer = tokenizer
-        self.pack = TextPacker(tokenizer, cfg.max_txt_len)
-        width = cfg.qformer.hidden_size
-        # The order of parameters is the original's; optimizer groups follow it.
-        self.query_tokens = nn.Parameter(torch.empty(1, cfg.num_query_tokens, width))
-        # One dimension, because FSDP2 rejects parameters without any.
-        self.temp = nn.Parameter(torch.full((1,), cfg.temperature))
-        self.visual_encoder = vision
-        self.ln_vision = nn.LayerNorm(_features(vision), eps=cfg.ln_vision_eps)
-        self.Qformer = QFormer(
-            cfg.qformer, vocab_size=len(tokenizer), image_width=_features(vision)
-        )
-        self.vision_proj = nn.Linear(width, cfg.embed_dim)
-        self.text_proj = nn.Linear(width, cfg.embed_dim)
-        self.itm_head = nn.Linear(width, 2)
-        nn.init.normal_(self.query_tokens, std=0.02)
-        self.vision_is_frozen = not any(p.requires_grad for p in vision.parameters())
-        self.train(self.training)
-
-    @classmethod
-    def from_config(cls, cfg: Any, **parts: Any) -> Blip2Qformer:
-        """Build tower, tokenizer and Q-Former, then load `cfg.pretrained`.
-
-        Args:
-            parts: ``vision`` (a module), ``tokenizer``, or ``captions`` (an iterable of texts, read
-                only if a vocabulary has to be made) replace what would be built.
-        """
-        from lavislite.models.blip2.weights import (
-            initialise_qformer,
-            load_pretrained,
-            run_tokenizer,
-        )
-
-        vision = parts["vision"] if parts.get("vision") is not None else build_vision(cfg.vision)
-        tokenizer = parts.get("tokenizer")
-        if tokenizer is None:
-            spec = run_tokenizer(cfg.pretrained) if cfg.tokenizer == "auto" else None
-            tokenizer = build_tokenizer(spec or cfg.tokenizer, parts.get("captions"))
-        model = cls(cfg, vision=vision, tokenizer=tokenizer)
-        if cfg.pretrained is None:
-            initialise_qformer(model.Qformer, cfg.qformer.init)
-        else:
-            load_pretrained(model, cfg.pretrained)
-        return model
-
-    # ---- what the base class asks for
-
-    def frozen_modules(self) -> Sequence[nn.Module]:
-        return (self.visual_encoder,) if self.vision_is_frozen else ()
-
-    def identity(self) -> dict[str, str]:
-        known = {"tokenizer": tokenizer_identity(self.tokenizer)}
-        if self.vision_is_frozen:
-            known["vision"] = f"{self.cfg.vision.name}@{vision_fingerprint(self.visual_encoder)}"
-        return known
-
-    def layer_ids(self) -> tuple[dict[str, int], int]:
-        return backbone_layer_ids(self.visual_encoder, "visual_encoder.")
-
-    # ---- training
+class Blip2Qformer(Blip2Inference):
+    """A stage-1 model: `forward` computes the three losses, and all of inference is inherited."""
 
     def forward(
         self, samples: dict[str, Any], negatives: tuple[Tensor, Tensor] | None = None
@@ -139,13 +39,13 @@ class Blip2Qformer(InferenceMixin, BaseModel):
         """Losses of a batch; in training the processes share their rows as negatives.
 
         Args:
-            samples: ``image`` [b, 3, H, W], ``text_input`` (b strings), and optionally ``image_id`` [b]:
+            samples: ``image`` [b, 3, H, W], ``text_input`` (b strings), perhaps ``image_id`` [b]:
                 rows with the same id are not each other's negatives.
             negatives: (image row for each text, text row for each image), instead of drawing them.
 
         Returns:
-            loss = loss_itc + loss_itm + loss_lm. With several processes, the *mean* over them is the
-            loss of the whole batch.
+            loss = loss_itc + loss_itm + loss_lm. With several processes, the *mean* over them is
+            the loss of the whole batch.
         """
         text = self.pack(samples["text_input"]).to(self.device)
         image = self.encode_image(samples["image"])
@@ -173,33 +73,8 @@ class Blip2Qformer(InferenceMixin, BaseModel):
 
     @property
     def _shared(self) -> bool:
-        """The processes exchange rows: in training only, so that evaluation may split as it likes."""
+        """Processes exchange rows in training only, so that evaluation may split as it likes."""
         return self.training and distributed.world_size() > 1
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> tokens [B, T, C] after ln_vision, which is computed in float32."""
-        images = images.to(self.device, non_blocking=True)
-        if self.vision_is_frozen:
-            with torch.no_grad():
-                tokens = self.visual_encoder(images)
-        else:
-            tokens = self.visual_encoder(images)
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        with torch.autocast(kind, enabled=False):
-            norm = self.ln_vision
-            x = F.layer_norm(
-                tokens.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps
-            )
-        return x.to(dtype)
-
-    def project_image(self, queries: Tensor) -> Tensor:
-        """[B, Q, d] -> [B, Q, E] of length 1, in float32"""
-        return F.normalize(self.vision_proj(queries).float(), dim=-1)
-
-    def project_text(self, rows: Tensor) -> Tensor:
-        """[..., d] -> [..., E] of length 1, in float32"""
-        return F.normalize(self.text_proj(rows).float(), dim=-1)
 
     def similarities(self, image_feats: Tensor, text_feats: Tensor) -> tuple[Tensor, Tensor]:
         """[b, Q, E] and [b, E] -> image-to-text and text-to-image logits [b, N], in float32.
@@ -212,7 +87,7 @@ class Blip2Qformer(InferenceMixin, BaseModel):
             all_images = distributed.gather_no_grad(all_images)
             all_texts = distributed.gather_no_grad(all_texts)
         with torch.autocast(self.device.type, enabled=False):
-            temperature = self.temp.clamp(*self.TEMPERATURE_RANGE)
+            temperature = self.temp.clamp(*TEMPERATURE_RANGE)
             sim_i2t = losses.best_query_similarity(image_feats, all_texts)
             sim_t2i = losses.best_query_similarity(all_images, text_feats).T
             return sim_i2t / temperature, sim_t2i / temperature
@@ -306,11 +181,5 @@ def image_ids(ids: Any) -> Tensor:
     """Image ids as a LongTensor [b]; strings become stable numbers."""
     if isinstance(ids, Tensor):
         return ids.flatten()
-    from hashlib import blake2b
-
     digests = (blake2b(str(i).encode(), digest_size=7).digest() for i in ids)
     return torch.tensor([int.from_bytes(d, "big") for d in digests])
-
-
-def _features(vision: nn.Module) -> int:
-    return int(vision.num_features)  # type: ignore[arg-type]

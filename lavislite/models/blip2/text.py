@@ -6,7 +6,7 @@ Importing transformers takes seconds, so it happens inside the functions.
 from __future__ import annotations
 
 import hashlib
-import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,12 @@ from torch import Tensor
 
 from lavislite.common.distributed import is_main
 from lavislite.common.errors import UserError
-from lavislite.common.io import atomic_write_text, cache_dir
+from lavislite.common.io import atomic_write_text
 from lavislite.common.logging import get_logger, warn_once
+from lavislite.models.blip2.hub import BERT, find_bert
 
 logger = get_logger(__name__)
 
-BERT = "bert-base-uncased"
-BERT_REPOS = ("google-bert/bert-base-uncased", BERT)
-HUB_TIMEOUT_SECONDS = 3
 MAX_TRAINED_VOCABULARY = 30_522
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BEGIN = "[DEC]"  # first token of a text to be generated, as in the original
@@ -37,7 +35,8 @@ BEGIN = "[DEC]"  # first token of a text to be generated, as in the original
 class TextBatch:
     """Texts as ids [B, L], right padded, and what the language loss needs of them.
 
-    lm_rows: [n] positions in the flattened [B * L] whose next token exists; lm_targets: [n] that token.
+    lm_rows: [n] positions in the flattened [B * L] that have a next token.
+    lm_targets: [n] that token.
     """
 
     ids: Tensor
@@ -65,10 +64,11 @@ class TextPacker:
         self.seen = 0
         self.truncated = 0
 
-    def __call__(self, texts: Sequence[str], max_length: int | None = None) -> TextBatch:
+    def __call__(self, texts: str | Sequence[str], max_length: int | None = None) -> TextBatch:
         """`max_length` counts ``[CLS]`` and ``[SEP]``; None is the packer's own."""
         limit = max_length or self.max_length
-        rows: list[list[int]] = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
         end = self.tokenizer.sep_token_id
         if max_length is None:
             self._watch(sum(len(row) > limit for row in rows), len(rows))
@@ -127,15 +127,18 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     if not is_main():
         return
     # [DEC] is added on loading, behind the last entry, as the original does.
-    vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token != BEGIN}
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    atomic_write_text(Path(folder) / "vocab.txt", "".join(token + "\n" for token in tokens))
+    by_id = {i: token for token, i in tokenizer.get_vocab().items() if token != BEGIN}
+    # A number that no token has (the vocabulary listed one twice) takes the last token: when a token
+    # is listed twice, the later line counts.
+    last = max(by_id)
+    lines = [by_id[i] if i in by_id else by_id[last] for i in range(last + 1)]
+    atomic_write_text(Path(folder) / "vocab.txt", "".join(line + "\n" for line in lines))
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
     """``wordpiece-<size>@<hash>``: equal when all ids mean the same."""
     vocabulary = tokenizer.get_vocab()
-    text = "\n".join(sorted(vocabulary, key=vocabulary.__getitem__))
+    text = "\n".join(f"{i} {token}" for i, token in sorted((i, t) for t, i in vocabulary.items()))
     return f"wordpiece-{len(vocabulary)}@{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -168,59 +171,28 @@ def _from_folder(folder: Path) -> Any:
     return BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
 
 
-def find_bert(filename: str) -> Path:
-    """A file of bert-base-uncased: in our cache, in the Hugging Face cache, or from the hub.
-
-    Raises:
-        UserError: nowhere to be had; the message says where to put it.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    own = cache_dir() / BERT / filename
-    if own.exists():
-        return own
-    for repo in BERT_REPOS:
-        found = try_to_load_from_cache(repo, filename)
-        if isinstance(found, str):
-            return Path(found)
-    try:
-        _probe_hub()
-        return Path(hf_hub_download(BERT_REPOS[0], filename))
-    except Exception as error:  # every kind of network trouble has a class of its own
-        raise UserError(
-            f"{BERT}'s {filename} is not in the Hugging Face cache and the hub cannot be reached "
-            f"({error}). Put it into {own.parent}, or name a folder that holds it."
-        ) from error
-
-
-def _probe_hub() -> None:
-    """Raise when the hub is out of reach; its own client would retry for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set")
-    with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS):
-        pass
-
-
 def _train(captions: Iterable[str] | None) -> Any:
-    """A WordPiece vocabulary of the captions; the same captions give the same vocabulary."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    """A vocabulary of the captions' words; the same captions give the same vocabulary.
+
+    Every character, alone and inside a word, then words by frequency. (The trainers of `tokenizers`
+    break ties by chance.) A word that occurs once is spelled, so that spelling is learnt too.
+    """
+    from tokenizers import normalizers, pre_tokenizers
     from transformers import BertTokenizer
 
     if captions is None:
         raise UserError("model.tokenizer: 'from_data' needs a training dataset with captions.")
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer = normalizers.BertNormalizer(lowercase=True)
-    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=MAX_TRAINED_VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
-        show_progress=False,
-    )
-    trained.train_from_iterator(captions, trainer)
-    vocabulary = trained.get_vocab()
-    if len(vocabulary) <= len(SPECIAL_TOKENS):
+    normalise = normalizers.BertNormalizer(lowercase=True).normalize_str
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    counts: Counter[str] = Counter()
+    for caption, times in Counter(captions).items():
+        for word, _ in split(normalise(caption)):
+            counts[word] += times
+    if not counts:
         raise UserError("model.tokenizer: the captions hold no words to make a vocabulary of.")
-    logger.info("tokenizer: made a vocabulary of %d entries from the captions", len(vocabulary))
-    return BertTokenizer(vocab=vocabulary)
+    letters = sorted({letter for word in counts for letter in word})
+    frequent = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], w))
+    pieces = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *frequent]
+    tokens = list(dict.fromkeys(pieces))[:MAX_TRAINED_VOCABULARY]
+    logger.info("tokenizer: made a vocabulary of %d entries from the captions", len(tokens))
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})

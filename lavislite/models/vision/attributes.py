@@ -1,8 +1,8 @@
 """Trains the tiny ViT of the playground: each token says what object it lies on.
 
-The labels are dense: a token inside an object's box names the shape, colour, size, texture and place of
-that object, the others only that there is none. The tokens a Q-Former later reads therefore carry all
-attributes, where the object is.
+The labels are dense: a token inside an object's box names the shape, colour, size, texture and
+place of that object, the others only that there is none. The tokens a Q-Former later reads
+therefore carry all attributes, where the object is.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class TinyViTAttributesConfig:
 class TinyViTAttributes(BaseModel):
     """A `TinyViT` with one linear classifier per attribute on every token.
 
-    Samples hold ``image`` [B, 3, H, W], ``object_boxes`` [B, N, 4] (left, top, right, bottom as fractions
-    of the side) and ``object_labels`` [B, N, attributes], where -1 fills up scenes of fewer objects.
+    Samples hold ``image`` [B, 3, H, W], ``object_boxes`` [B, N, 4] (left, top, right, bottom as
+    fractions of the side) and ``object_labels`` [B, N, attributes], where -1 fills up scenes of
+    fewer objects.
     """
 
     Config = TinyViTAttributesConfig
@@ -114,7 +115,7 @@ class TinyViTAttributes(BaseModel):
         return self.vit(samples["image"].to(self.device))
 
     def _token_labels(self, samples: dict[str, Any], count: int) -> tuple[Tensor, Tensor]:
-        """The object each token lies on, [B, T] or -1, and that object's labels, [B, T, attributes]."""
+        """The object each token lies on, [B, T] or -1, and its labels, [B, T, attributes]."""
         boxes = samples["object_boxes"].to(self.device)
         labels = samples["object_labels"].to(self.device)
         if labels.shape[-1] != len(self.attributes):
@@ -129,7 +130,7 @@ class TinyViTAttributes(BaseModel):
 
 
 def _token_centres(count: int) -> Tensor:
-    """Centres of a square grid of tokens, row by row, as fractions of the side: [count, 2] of x, y."""
+    """Centres of a square grid of tokens, row by row, as fractions of the side: [count, 2]."""
     side = math.isqrt(count)
     if side * side != count:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +26,8 @@ class VisionConfig:
     name: a registered name, ``timm:<name>``, or ``hf:<hub id or folder>``.
     precision: compute dtype of a frozen backbone: fp32, bf16 or fp16; auto is bf16 where there is CUDA.
     weights: null for the published ones, "none" for random ones, or a file, folder, URL or hub id.
-    drop_blocks, final_norm: BLIP-2 reads the penultimate block without a norm: 1 and false.
+    drop_blocks, final_norm: how many of the last blocks to leave out, and whether the norm after them
+        stays; null is the backbone's own choice (BLIP-2's presets: 1 and false; others: 0 and true).
     options: further arguments of the backbone's constructor.
     """
 
@@ -34,8 +36,8 @@ class VisionConfig:
     freeze: bool = True
     precision: str = "auto"
     weights: str | None = None
-    drop_blocks: int = 0
-    final_norm: bool = True
+    drop_blocks: int | None = None
+    final_norm: bool | None = None
     drop_path_rate: float = 0.0
     grad_checkpointing: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +93,7 @@ def _construct(target: Any, cfg: VisionConfig, rest: str, dtype: torch.dtype) ->
         "grad_checkpointing": cfg.grad_checkpointing,
         "dtype": dtype,
     }
+    offered = {key: value for key, value in offered.items() if value is not None}
     if rest:
         offered["name"] = rest
     parameters = inspect.signature(target).parameters
@@ -122,7 +125,8 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     try:
-        tokens = backbone(images)
+        with _shapes_only(backbone):
+            tokens = backbone(images)
     except Exception as error:  # user code may fail in any way: say whose it is, keep the cause
         raise ConfigError(
             f"The vision backbone '{name}' fails on an image [1, 3, {image_size}, {image_size}]: "
@@ -137,6 +141,17 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
             f"'{name}' must map [B, 3, {image_size}, {image_size}] to [B, tokens, {width}]; "
             f"it returned {shape}."
         )
+
+
+def _shapes_only(backbone: nn.Module) -> AbstractContextManager[Any]:
+    """For a large tower on the CPU shapes are computed without numbers: seconds saved at each start."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    parameters = list(backbone.parameters())
+    large = sum(p.numel() for p in parameters) > 100_000_000
+    if large and all(p.device.type == "cpu" for p in parameters):
+        return FakeTensorMode(allow_non_fake_inputs=True)
+    return nullcontext()
 
 
 def _where(error: Exception) -> str:

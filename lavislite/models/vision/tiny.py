@@ -66,7 +66,9 @@ class TinyViT(nn.Module):
     ) -> None:
         super().__init__()
         if image_size % PATCH:
-            raise ConfigError(f"model.vision.image_size: tiny needs a multiple of {PATCH}, got {image_size}.")
+            raise ConfigError(
+                f"model.vision.image_size: tiny needs a multiple of {PATCH}, got {image_size}."
+            )
         self.image_size, self.num_features = image_size, width
         chain = (3, width // 4, width // 2, width)
         self.stem = nn.Sequential(
@@ -92,7 +94,9 @@ class TinyViT(nn.Module):
         """Write the weights to `path` in one step."""
         from safetensors.torch import save_file
 
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()
+        }
         atomic_write(path, lambda part: save_file(state, part))
 
     def load(self, path: Path) -> None:

@@ -1,0 +1,189 @@
+"""``timm:<name>``: any of timm's networks as image encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lavislite.common import catalog
+from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.io import fetch, load_tensors
+from lavislite.common.registry import did_you_mean
+
+
+@catalog.vision_backbones.register("timm")
+class TimmBackbone(nn.Module):
+    """A timm network without its head; feature maps [B, C, H, W] become tokens [B, H*W, C].
+
+    Args:
+        name: as in ``timm.list_models()``, with or without a ``.tag``.
+        weights: null for timm's published ones, "none" for random ones, or a file or URL.
+        drop_blocks: leave out so many of the last blocks (BLIP-2 reads the penultimate: 1).
+        final_norm: keep the norm after the last block.
+        options: further arguments of ``timm.create_model``.
+
+    Raises:
+        ConfigError: no such network, or it cannot do what is asked of it.
+        UserError: the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int = 224,
+        weights: str | None = None,
+        drop_blocks: int = 0,
+        final_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        grad_checkpointing: bool = False,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.model = create(name, image_size, drop_path_rate, weights is None, dtype, options)
+        self.image_size = image_size
+        config = _data_config(self.model)
+        self.image_mean, self.image_std = tuple(config["mean"]), tuple(config["std"])
+        if weights not in (None, "none"):
+            load_weights(self.model, fetch(weights), name)
+        if drop_blocks or not final_norm:
+            prune(self.model, name, drop_blocks, final_norm)
+        if grad_checkpointing:
+            self.model.set_grad_checkpointing(True)
+        self.num_features = int(self.model.num_features)
+
+    @property
+    def blocks(self) -> Any:
+        """The transformer blocks or the stages, for layer-wise learning rates; empty if unknown."""
+        for attribute in ("blocks", "stages", "layers"):
+            if hasattr(self.model, attribute):
+                return getattr(self.model, attribute)
+        return [
+            getattr(self.model, n)
+            for n in ("layer1", "layer2", "layer3", "layer4")
+            if hasattr(self.model, n)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, T, num_features]"""
+        x = self.model.forward_features(images.to(next(self.parameters()).dtype))
+        if x.ndim == 4:
+            channels_last = x.shape[-1] == self.num_features and x.shape[1] != self.num_features
+            x = x.flatten(1, 2) if channels_last else x.flatten(2).transpose(1, 2)
+        return x
+
+
+def create(
+    name: str,
+    image_size: int,
+    drop_path_rate: float,
+    pretrained: bool,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> nn.Module:
+    """``timm.create_model`` at `image_size`, in `dtype` from the start, with readable errors."""
+    import timm
+
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ConfigError(
+            f"model.vision.name: timm has no model '{name}'.{did_you_mean(name.split('.')[0], known)} "
+            'All names: python -c "import timm; print(*timm.list_models())"'
+        )
+    published = timm.get_pretrained_cfg(name)
+    if pretrained and (published is None or not published.has_weights):
+        raise ConfigError(
+            f"model.vision: timm has no published weights for '{name}'. "
+            "Set weights to 'none' or to a file."
+        )
+    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path_rate, **options}
+    if published is not None and published.fixed_input_size:
+        arguments.setdefault("img_size", image_size)
+    if not drop_path_rate:
+        del arguments["drop_path_rate"]
+    try:
+        with _default_dtype(dtype), _quiet_download():
+            return timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"model.vision.options: timm's '{name}': {error}") from error
+    except OSError as error:
+        raise UserError(
+            f"The published weights of timm's '{name}' cannot be had: {_first_line(error)}\n"
+            "They come from the Hugging Face hub and are cached in HF_HOME. Without a network set "
+            "model.vision.weights to a local file, or to 'none' for random weights."
+        ) from error
+
+
+def load_weights(model: nn.Module, path: Path, name: str) -> None:
+    """Load a file of weights in timm's names; a classifier or an unused last block may be in it."""
+    state = load_tensors(path)
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path} does not hold the weights of timm's '{name}': it lacks {len(missing)} of "
+            f"{len(own)} tensors, '{missing[0]}' first.{did_you_mean(missing[0], state)}"
+        )
+    for key, tensor in own.items():
+        if state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: '{key}' has shape {list(state[key].shape)}, '{name}' needs "
+                f"{list(tensor.shape)}."
+            )
+    model.load_state_dict({key: state[key] for key in own})
+
+
+def prune(model: nn.Module, name: str, drop_blocks: int, final_norm: bool) -> None:
+    """Delete the last `drop_blocks` blocks, and the final norm unless it is wanted."""
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or not hasattr(model, "prune_intermediate_layers"):
+        raise ConfigError(
+            f"model.vision: drop_blocks and final_norm work on transformers; timm's '{name}' has no "
+            "list of blocks. Set drop_blocks to 0 and final_norm to true."
+        )
+    if not 0 <= drop_blocks < len(blocks):
+        raise ConfigError(
+            f"model.vision.drop_blocks: '{name}' has {len(blocks)} blocks, cannot drop {drop_blocks}."
+        )
+    model.prune_intermediate_layers(
+        [len(blocks) - 1 - drop_blocks], prune_norm=not final_norm, prune_head=True
+    )
+
+
+def _data_config(model: nn.Module) -> dict[str, Any]:
+    import timm
+
+    return timm.data.resolve_model_data_config(model)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New parameters are made in `dtype`, so that a large frozen tower is never held in float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _quiet_download() -> Iterator[None]:
+    """Without a network timm logs a traceback of its own before it raises; ours is enough."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,147 @@
+"""Training batches are a function of the seed and their number, and of nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lavislite.common import distributed
+from lavislite.common.errors import ConfigError, DataError
+from lavislite.datasets.loading import TrainLoader
+from lavislite.datasets.mixture import Mixture
+
+
+class Noisy:
+    """Samples whose content comes from all three random generators."""
+
+    def __init__(self, n: int, name: str = "noisy", bad: tuple[int, ...] = ()) -> None:
+        self.n, self.name, self.bad = n, name, bad
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Any:
+        if i in self.bad:
+            return None
+        noise = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        return {"image": torch.tensor([float(i), *noise]), "index": i}
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        self.dropped += samples.count(None)
+        return torch.utils.data.default_collate([s for s in samples if s is not None])
+
+    def record_id(self, i: int) -> str:
+        return f"{self.name}#{i}"
+
+
+def load(loader: TrainLoader, start: int, stop: int) -> torch.Tensor:
+    return torch.stack([batch["image"] for batch in loader.batches(start, stop)])
+
+
+def make(datasets: list[Noisy], batch_size: int = 4, **options: Any) -> TrainLoader:
+    return TrainLoader(datasets, batch_size=batch_size, seed=1, pin_memory=False, **options)
+
+
+def test_workers_and_starting_points_do_not_matter() -> None:
+    whole = load(make([Noisy(18)]), 0, 9)
+    assert torch.equal(load(make([Noisy(18)], num_workers=2), 3, 9), whole[3:])
+    assert torch.equal(load(make([Noisy(18)]), 7, 9), whole[7:])
+
+
+def test_an_epoch_shows_every_sample_once_in_an_order_of_its_own() -> None:
+    loader = make([Noisy(16)])
+    assert loader.batches_per_epoch == 4
+    first, second = (load(loader, 4 * e, 4 * e + 4)[..., 0].flatten().tolist() for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(16))
+    assert first != second
+
+
+def test_a_sample_is_augmented_anew_in_every_epoch() -> None:
+    x = load(make([Noisy(4)]), 0, 2)
+    by_sample = x[:, :, 0].argsort(1)
+    a, b = x[0][by_sample[0]], x[1][by_sample[1]]
+    assert (a[:, 1:] != b[:, 1:]).all()
+
+
+def test_processes_share_what_one_process_would_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load(make([Noisy(16)], batch_size=8), 0, 4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    halves = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        halves.append(load(make([Noisy(16)], batch_size=4), 0, 4))
+    assert torch.equal(torch.cat(halves, dim=1), whole)
+
+
+def test_loading_here_does_not_touch_the_models_random_numbers() -> None:
+    loader = make([Noisy(8)])
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    load(loader, 0, 2)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert after == states
+
+
+def test_unreadable_samples_are_replaced_and_counted() -> None:
+    dataset = Noisy(8, bad=(2, 3))
+    loader = make([dataset])
+    indices = load(loader, 0, 2)[..., 0].flatten().tolist()
+    assert len(indices) == 8
+    assert not {2, 3} & set(indices)
+    assert dataset.dropped == 3  # 2 and its stand-in 3, and 3
+
+
+def test_index_and_record_id_count_through_all_datasets() -> None:
+    loader = make([Noisy(8, "a"), Noisy(8, "b")])
+    for batch in loader.batches(0, 4):
+        name = loader.record_id(int(batch["index"][0])).split("#")[0]
+        own = batch["image"][:, 0].long()
+        assert [loader.record_id(int(i)) for i in batch["index"]] == [f"{name}#{i}" for i in own]
+
+
+def test_closing_early_ends_the_workers() -> None:
+    import multiprocessing
+
+    batches = make([Noisy(64)], num_workers=1).batches(0, 16)
+    next(batches)
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def counts(mixture: Mixture) -> list[int]:
+    drawn = Counter(mixture.batch(n)[0] for n in range(mixture.batches_per_epoch))
+    return [drawn[k] for k in range(len(mixture.sizes))]
+
+
+def test_datasets_are_drawn_by_size_or_by_ratio() -> None:
+    assert counts(Mixture((60, 20), (None, None), 4, 0)) == [15, 5]
+    assert counts(Mixture((60, 20), (1.0, 3.0), 4, 0)) == [5, 15]
+    assert counts(Mixture((60, 20), (1.0, 0.0), 4, 0)) == [20, 0]
+
+
+def test_a_small_dataset_starts_again_and_again() -> None:
+    mixture = Mixture((30, 6), (1.0, 1.0), 4, 0)
+    seen = Counter()
+    for number in range(mixture.batches_per_epoch):
+        dataset, indices = mixture.batch(number)
+        assert len(indices) == 4
+        if dataset == 1:
+            seen.update(indices.tolist())
+    assert sorted(seen) == list(range(6))
+    assert max(seen.values()) - min(seen.values()) <= 1
+
+
+@pytest.mark.parametrize("ratios", [(1.0, None), (-1.0, 2.0), (0.0, 0.0)])
+def test_ratios_that_make_no_sense_are_refused(ratios: tuple) -> None:
+    with pytest.raises(ConfigError, match="ratio"):
+        Mixture((4, 4), ratios, 2, 0)
+
+
+def test_too_few_samples_for_a_batch() -> None:
+    with pytest.raises(DataError, match="noisy has 3"):
+        make([Noisy(3)])
