@@ -41,7 +41,13 @@ def build_model(words: list[str], dropout: float) -> Blip2Qformer:
     config = Blip2Config(
         vision=VisionConfig(name="timm:vit_small_patch16_224", weights="none"),
         qformer=QFormerConfig(
-            hidden_size=384, num_layers=12, num_heads=6, intermediate_size=1536, dropout=dropout, init="none"
+            hidden_size=384,
+            num_layers=12,
+            num_heads=6,
+            intermediate_size=1536,
+            dropout=dropout,
+            attention_dropout=dropout,
+            init="none",
         ),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +117,10 @@ def matmul_rate() -> float:
 def commit() -> str:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or "unknown"
 

@@ -14,6 +14,7 @@ from lavislite.checks import check_config, check_image_size, check_splits, check
 from lavislite.common import catalog, distributed
 from lavislite.common.config import Config
 from lavislite.common.errors import ConfigError, UserError
+from lavislite.common.io import fetch
 from lavislite.playground import ensure_playground_vision
 from lavislite.run_dir import (
     create_run_dir,
@@ -79,7 +80,7 @@ def build_runner(
     ensure_playground_vision(cfg, train_project)
     run_dir, new = resumed, False
     if resumed is None or dry_run or not train:
-        run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem))
+        run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem, train))
         new = True
     with _removed_on_failure(run_dir if new else None):
         model = build_model(cfg, captions=Lazily(data.captions), vocabulary=resumed)
@@ -94,7 +95,7 @@ def build_runner(
             run_dir=run_dir,
             config_yaml=cfg.to_yaml(),
         )
-    if not dry_run:
+    if train and not dry_run:  # `latest` is what evaluation is pointed at
         on_main(lambda: mark_latest(run_dir))
     return runner
 
@@ -110,7 +111,7 @@ def _use_checkpoint(cfg: Config, checkpoint: str | Path) -> None:
     """Evaluate a training checkpoint through ``run.resume``, other weights as `pretrained`."""
     from lavislite.models.blip2.weights import checkpoint_in
 
-    path = checkpoint_in(Path(checkpoint))
+    path = checkpoint_in(fetch(checkpoint))
     if (path / "meta.json").is_file():
         cfg.run.resume = str(path)
     elif hasattr(cfg.model, "pretrained"):
@@ -139,10 +140,13 @@ def build_model(
     target = catalog.models.get(cfg.model.arch)
     distributed.seed_everything(cfg.run.seed)
     parts: dict[str, Any] = {} if captions is None else {"captions": captions}
-    if vocabulary is not None and (vocabulary / TOKENIZER / "vocab.txt").is_file():
+    if getattr(cfg.model, "tokenizer", None) in ("auto", "from_data"):
         from lavislite.models.blip2.text import build_tokenizer
+        from lavislite.models.blip2.weights import run_tokenizer
 
-        parts["tokenizer"] = build_tokenizer(str(vocabulary / TOKENIZER))
+        kept = run_tokenizer(str(vocabulary) if vocabulary else cfg.model.pretrained)
+        if kept is not None:  # the weights know these ids, whatever the captions are now
+            parts["tokenizer"] = build_tokenizer(kept)
     return target.from_config(cfg.model, **_accepted(target.from_config, parts))
 
 

@@ -115,7 +115,11 @@ def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
     distributed.init_distributed(cfg.run.dist_timeout_minutes, cfg.run.device)
     checkpoint = getattr(args, "checkpoint", None)
     runner = build_runner(
-        cfg, project=args.cfg_path, train=train, dry_run=args.dry_run, checkpoint=checkpoint
+        cfg,
+        project=_project_name(args.cfg_path),
+        train=train,
+        dry_run=args.dry_run,
+        checkpoint=checkpoint,
     )
     try:
         if args.dry_run:
@@ -143,11 +147,23 @@ def _load(args: argparse.Namespace) -> Any:
     return load_config(args.cfg_path, args.options, args.user_dir)
 
 
+def _project_name(cfg_path: str) -> str:
+    """The project a file belongs to; a configuration saved with a run belongs to the run's."""
+    path = Path(cfg_path).resolve()
+    folders = [path.parent, path.parent.parent.parent]  # <run> or <run>/checkpoints/step_<n>
+    run_dir = next((folder for folder in folders if (folder / "run.json").is_file()), None)
+    if path.name == "config.yaml" and run_dir is not None:
+        return run_dir.parent.name
+    return path.stem
+
+
 def _config_of(checkpoint: str | None) -> str:
     """The configuration saved beside a checkpoint: in its folder or one of those above."""
     if checkpoint is None:
         raise UserError("evaluate needs --cfg-path, or --checkpoint with a run folder")
-    path = Path(checkpoint)
+    from lavislite.common.io import require_path
+
+    path = require_path(checkpoint, "checkpoint")
     for folder in (path, *path.parents[:3]):
         if (folder / "config.yaml").is_file():
             return str(folder / "config.yaml")

@@ -16,15 +16,17 @@ CONFIG = "config.yaml"
 LATEST = "latest"
 
 
-def create_run_dir(cfg: Config, stem: str) -> Path:
+def create_run_dir(cfg: Config, stem: str, train: bool = True) -> Path:
     """A new folder ``<output_dir>/<stem>/<time>`` that no other run has, with ``config.yaml``.
+
+    Evaluation alone gets ``<time>-eval``.
 
     Raises:
         UserError: the folder cannot be made.
     """
     parent = Path(cfg.run.output_dir) / stem
     require_writable(parent)
-    run_dir = _unique(parent, time.strftime("%Y%m%d-%H%M%S"))
+    run_dir = _unique(parent, time.strftime("%Y%m%d-%H%M%S" if train else "%Y%m%d-%H%M%S-eval"))
     atomic_write_text(run_dir / CONFIG, cfg.to_yaml())
     return run_dir
 

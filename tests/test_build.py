@@ -195,13 +195,14 @@ def test_two_processes_share_folder_preparation_and_errors(tmp_path: Path) -> No
     (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
     (tmp_path / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
+    done = subprocess.run(
         [*command, str(tmp_path / "two.py"), str(tmp_path / "toy.yaml"), str(tmp_path)],
-        check=True,
+        text=True,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
     )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "dir0").read_text() == (tmp_path / "dir1").read_text()
     assert (tmp_path / "prepared").read_text().count("prepared") == 1
     assert (tmp_path / "error1").read_text() == (tmp_path / "error0").read_text()

@@ -46,6 +46,7 @@ def test_train_then_evaluate(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert (run / "config.yaml").exists()
     assert main(["evaluate", "--cfg-path", str(project), "--checkpoint", str(run)]) == 0
     assert main(["evaluate", "--checkpoint", str(run / "checkpoints/last")]) == 0  # its own config
+    assert len([entry for entry in Path("output/toy").iterdir() if not entry.is_symlink()]) == 3
 
 
 def call(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,10 +60,11 @@ def test_lavis_scripts_and_flags(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "trainable" in done.stderr + done.stdout
     assert not Path("output").exists()
-    wrong = call("evaluate.py", "--cfg-path", path, "--options", "run.sede=3")
+    wrong = call("evaluate.py", "--cfg-path", path, "--options", "rum.seed=3")
     assert wrong.returncode == 2
     assert wrong.stderr.strip().splitlines()[-1] == (
-        "error: --options: run.sede: unknown key. Did you mean 'seed'?"
+        "error: --options: unknown section 'rum'. Did you mean 'run'? "
+        "Known: model, datasets, run, base, user_dir"
     )
     assert "Traceback" not in wrong.stderr
 
@@ -101,6 +103,8 @@ def test_a_missing_file_offers_the_nearest(
     assert "Did you mean 'toy.yaml'" in capsys.readouterr().err
     assert main(["evaluate"]) == 2
     assert "--cfg-path" in capsys.readouterr().err
+    assert main(["evaluate", "--cfg-path", "toy.yaml", "--checkpoint", "toy.yml"]) == 2
+    assert "Did you mean 'toy.yaml'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["models"], ["datasets"], ["train", "--help"]])

@@ -220,7 +220,7 @@ def test_a_caption_that_relates_two_objects_is_true():
 
 
 def test_captions_identify_their_scene():
-    """Two scenes of a gallery share a caption only where it leaves out the places, which is rare."""
+    """Two scenes of a gallery share a caption only where it leaves out the places: rarely."""
     owners: dict[str, set[int]] = {}
     for scene in sample_split("test", 500, seed=0):
         for text in captions(scene):
@@ -241,8 +241,9 @@ def test_grammar_varies():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    os.environ["LAVISLITE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    return ensure_world(SMALL, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAVISLITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return ensure_world(SMALL, progress=False)
 
 
 def test_coco_and_karpathy_files_tell_the_same(world: Path):

@@ -39,6 +39,28 @@ def test_groups_of_the_original_with_layer_decay() -> None:
     assert by_scale == sorted((sorted(g[2]), g[0], round(g[1], 9)) for g in EXPECTED[name])
 
 
+def test_blocks_of_clip_decay_as_in_the_original() -> None:
+    """Only the blocks: LAVIS gives CLIP's patch projection the learning rate of the last block, and
+    counts its class token as a vector; here both are treated as EVA's."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    from lavislite.models.base import backbone_layer_ids
+    from lavislite.models.vision.names import clip_to_timm
+
+    tower = VisionTransformer(
+        img_size=56, patch_size=14, embed_dim=64, depth=3, num_heads=4, pre_norm=True, num_classes=0
+    )
+    ids, depth = backbone_layer_ids(tower, "")
+    compared = 0
+    for _, scale, names in EXPECTED["stage1_clip_L_unfrozen_layer_decay_0.9"]:
+        vision = {n.removeprefix("visual_encoder."): n for n in names if "visual_encoder" in n}
+        for name in clip_to_timm({n: torch.zeros(1) for n in vision if "resblocks" in n}):
+            assert 0.9 ** (depth + 1 - ids[name]) == pytest.approx(scale), name
+            compared += 1
+    assert compared == 36
+    assert ids["patch_embed.proj.weight"] == ids["cls_token"] == ids["norm_pre.weight"] == 0
+
+
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()

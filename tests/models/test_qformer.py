@@ -164,8 +164,8 @@ def test_a_training_step_stays_within_its_budget(tmp_path) -> None:
         with FlopCounterMode(display=False) as vision:
             model.encode_image(batch["image"])
         with FlopCounterMode(display=False) as step:
-            model(batch, (mode.from_tensor(negatives), mode.from_tensor(negatives)))[
-                "loss"
-            ].backward()
-    assert 140e9 < vision.get_total_flops() < 150e9  # the counter counts
-    assert 500e9 < step.get_total_flops() < 655e9
+            model(batch, (mode.from_tensor(negatives), mode.from_tensor(negatives)))
+    tower_flops, forward = vision.get_total_flops(), step.get_total_flops()
+    assert 140e9 < tower_flops < 150e9  # the counter counts
+    # Backward costs twice what of the forward pass is trained.
+    assert 500e9 < tower_flops + 3 * (forward - tower_flops) < 655e9

@@ -53,7 +53,9 @@ def _child(rank: int, world: int, port: int, queue: Any) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes() -> list[dict[str, Any]]:
-    context = multiprocessing.get_context("fork")
+    # Not plain fork: the children use autograd, and this process may have done so before.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["timm.models.eva", "transformers.models.bert", "torch"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -171,7 +171,7 @@ def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
 
     with torch.no_grad():
         model.visual_encoder.pos_embed.add_(1.0)
-    with pytest.raises(CheckpointError, match="trained with vision .* this model has vision"):
+    with pytest.raises(CheckpointError, match=r"trained with vision .* this model has vision"):
         model.load_pretrained(tmp_path)
 
 

@@ -128,8 +128,8 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
         return
     # [DEC] is added on loading, behind the last entry, as the original does.
     by_id = {i: token for token, i in tokenizer.get_vocab().items() if token != BEGIN}
-    # A number that no token has (the vocabulary listed one twice) takes the last token: when a token
-    # is listed twice, the later line counts.
+    # An id without token (the vocabulary listed one twice) gets the last token: of a token listed
+    # twice, the later line counts.
     last = max(by_id)
     lines = [by_id[i] if i in by_id else by_id[last] for i in range(last + 1)]
     atomic_write_text(Path(folder) / "vocab.txt", "".join(line + "\n" for line in lines))

@@ -24,10 +24,11 @@ class VisionConfig:
     """Which image encoder, and how much of it.
 
     name: a registered name, ``timm:<name>``, or ``hf:<hub id or folder>``.
-    precision: compute dtype of a frozen backbone: fp32, bf16 or fp16; auto is bf16 where there is CUDA.
+    precision: compute dtype of a frozen backbone: fp32, bf16 or fp16; auto is bf16 on CUDA.
     weights: null for the published ones, "none" for random ones, or a file, folder, URL or hub id.
-    drop_blocks, final_norm: how many of the last blocks to leave out, and whether the norm after them
-        stays; null is the backbone's own choice (BLIP-2's presets: 1 and false; others: 0 and true).
+    drop_blocks, final_norm: how many of the last blocks to leave out, and whether the norm after
+        them stays; null is the backbone's own choice (BLIP-2's presets 1 and false, others 0 and
+        true).
     options: further arguments of the backbone's constructor.
     """
 
@@ -118,7 +119,8 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
     width = getattr(backbone, "num_features", None)
     if not isinstance(width, int):
         raise ConfigError(
-            f"The vision backbone '{name}' needs an integer attribute num_features, the width of its tokens."
+            f"The vision backbone '{name}' needs an integer attribute num_features, the width of its "
+            "tokens."
         )
     some = next(iter(backbone.parameters()), torch.zeros(()))
     images = torch.zeros(1, 3, image_size, image_size, device=some.device, dtype=some.dtype)
@@ -144,7 +146,7 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
 
 
 def _shapes_only(backbone: nn.Module) -> AbstractContextManager[Any]:
-    """For a large tower on the CPU shapes are computed without numbers: seconds saved at each start."""
+    """A large tower on the CPU computes shapes without numbers, which saves seconds at each start."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     parameters = list(backbone.parameters())
@@ -165,7 +167,7 @@ def _where(error: Exception) -> str:
 
 
 def vision_fingerprint(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits that tell backbones apart: names, shapes and a few values of each tensor."""
+    """Sixteen hexadecimal digits from the names, shapes and a few values of each tensor."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())

@@ -96,8 +96,8 @@ def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, A
         raise UserError(_cannot_load(name, error)) from error
     if config.model_type in REFUSED:
         raise ConfigError(
-            f"hf:{name} is a {REFUSED[config.model_type]} model: it reads patches, masks and shapes "
-            "instead of images. Choose a fixed-resolution variant."
+            f"hf:{name} is a {REFUSED[config.model_type]} model: it reads patches, masks and "
+            "shapes instead of images. Choose a fixed-resolution variant."
         )
     cls: Any = transformers.AutoModel
     if config.model_type in TOWERS:
@@ -105,8 +105,8 @@ def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, A
         config = getattr(config, "vision_config", config)
     elif hasattr(config, "vision_config") and hasattr(config, "text_config"):
         raise ConfigError(
-            f"hf:{name} is a '{config.model_type}' model of images and text; only the image encoders "
-            f"of {', '.join(sorted(TOWERS))} are taken out of such models."
+            f"hf:{name} is a '{config.model_type}' model of images and text; only the image "
+            f"encoders of {', '.join(sorted(TOWERS))} are taken out of such models."
         )
     # A pooling head reads the tokens that we pass on; it would be work for nothing.
     extra = {"add_pooling_layer": False} if _has_pooler(cls, config) else {}

@@ -1,7 +1,7 @@
 """BLIP-2's two image encoders as presets of timm's networks, with LAVIS's features and names.
 
-Both give the penultimate block without a final norm (BLIP-2, section 3.4), and both follow LAVIS where
-the image size differs from the published one: bicubic position embeddings without antialiasing.
+Both give the penultimate block without a final norm (BLIP-2, section 3.4), and both follow LAVIS
+where the image size differs from the published one: bicubic position embeddings, no antialiasing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def eva_clip_g(weights: str | None = None, **options: Any) -> TimmBackbone:
     """EVA-CLIP ViT-g/14: 39 of 40 blocks, 1408 wide.
 
     Args:
-        weights: null for timm's published ones, "none", or LAVIS's ``eva_vit_g.pth`` (path or URL).
+        weights: null for timm's published ones, "none", or LAVIS's ``eva_vit_g.pth``.
     """
     return _preset(EVA, weights, align_corners=False, **options)
 
@@ -41,7 +41,7 @@ def clip_l(weights: str | None = None, **options: Any) -> TimmBackbone:
     """OpenAI's CLIP ViT-L/14: 23 of 24 blocks, 1024 wide.
 
     Args:
-        weights: null for timm's published ones, "none", or LAVIS's ``clip_vit_L.pth`` (path or URL).
+        weights: null for timm's published ones, "none", or LAVIS's ``clip_vit_L.pth``.
     """
     return _preset(CLIP, weights, align_corners=True, **options)
 

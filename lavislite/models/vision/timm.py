@@ -93,7 +93,8 @@ def create(
     if not timm.is_model(name):
         known = timm.list_models()
         raise ConfigError(
-            f"model.vision.name: timm has no model '{name}'.{did_you_mean(name.split('.')[0], known)} "
+            f"model.vision.name: timm has no model '{name}'."
+            f"{did_you_mean(name.split('.')[0], known)} "
             'All names: python -c "import timm; print(*timm.list_models())"'
         )
     published = timm.get_pretrained_cfg(name)
@@ -144,12 +145,13 @@ def prune(model: nn.Module, name: str, drop_blocks: int, final_norm: bool) -> No
     blocks = getattr(model, "blocks", None)
     if blocks is None or not hasattr(model, "prune_intermediate_layers"):
         raise ConfigError(
-            f"model.vision: drop_blocks and final_norm work on transformers; timm's '{name}' has no "
-            "list of blocks. Set drop_blocks to 0 and final_norm to true."
+            f"model.vision: drop_blocks and final_norm work on transformers; timm's '{name}' has "
+            "no list of blocks. Set drop_blocks to 0 and final_norm to true."
         )
     if not 0 <= drop_blocks < len(blocks):
         raise ConfigError(
-            f"model.vision.drop_blocks: '{name}' has {len(blocks)} blocks, cannot drop {drop_blocks}."
+            f"model.vision.drop_blocks: '{name}' has {len(blocks)} blocks, cannot drop "
+            f"{drop_blocks}."
         )
     model.prune_intermediate_layers(
         [len(blocks) - 1 - drop_blocks], prune_norm=not final_norm, prune_head=True

@@ -1,7 +1,8 @@
-"""The playground's image encoder: a convolutional stem and a few transformer blocks, trained in a minute."""
+"""The playground's image encoder: a convolutional stem and a few blocks, trained in a minute."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -45,8 +46,8 @@ class TinyViT(nn.Module):
     A linear patch stem does not learn shapes in a minute; three convolutions with batch norm do.
 
     Args:
-        weights: "playground" (or null) for those trained by `projects/blip2/playground_vision.yaml`,
-            "none" for random ones, or a file.
+        weights: "playground" (or null) for those that `projects/blip2/playground_vision.yaml`
+            trains, "none" for random ones, or a file.
 
     Raises:
         ConfigError: the image size does not divide into patches, or the weights are not made yet.
@@ -74,7 +75,7 @@ class TinyViT(nn.Module):
         self.stem = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.GELU())
-                for a, b in zip(chain, chain[1:], strict=False)
+                for a, b in pairwise(chain)
             ),
             nn.Conv2d(width, width, 1),
         )
