@@ -12,14 +12,17 @@ EXTRAS = {
 setup(
     name="lavislite",
     version="0.1.0",
-    description="Bridge any frozen vision backbone and any frozen language model with BLIP-2's Q-Former",
+    description="Bridge any frozen vision backbone and any frozen LLM with BLIP-2's Q-Former",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=[*find_packages(include=["lavislite", "lavislite.*"]), "lavislite.projects"],
     package_dir={"lavislite.projects": "projects"},
-    package_data={"lavislite": ["configs/**/*.yaml", "py.typed"], "lavislite.projects": ["**/*.yaml"]},
+    package_data={
+        "lavislite": ["configs/**/*.yaml", "py.typed"],
+        "lavislite.projects": ["**/*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -3,9 +3,10 @@
     python benchmarks/stage1_step.py                    # the size below, fp32, 2 threads
     python benchmarks/stage1_step.py --steps 9 --json benchmarks/results/stage1_step.json
 
-Size: ViT 384 x 12 layers / 6 heads, 224 px, patch 16, frozen; Q-Former 384 x 12 / 6 heads, 32 queries,
-vocabulary 30,523; captions of 8 to 15 words, max_txt_len 32; batch 16; dropout 0.1. The original
-implementation needs 952 GFLOP for this step, 147 of them in the vision forward (torch's FLOP counter).
+Size: ViT 384 x 12 layers / 6 heads, 224 px, patch 16, frozen; Q-Former 384 x 12 / 6 heads, 32
+queries, vocabulary 30,523; captions of 8 to 15 words, max_txt_len 32; batch 16; dropout 0.1. The
+original implementation needs 952 GFLOP for this step, 147 of them in the vision forward (torch's
+FLOP counter).
 
 Seconds on a shared machine drift: compare the operations, or ratios inside one run.
 """
@@ -103,7 +104,7 @@ def count_operations(model: Blip2Qformer, samples: dict) -> dict[str, float]:
 
 
 def matmul_rate() -> float:
-    """GFLOP/s of a matrix product of the Q-Former's shape: the floor below is operations over this."""
+    """GFLOP/s of a matrix product of the Q-Former's shape; operations over it are the floor."""
     a, b = torch.randn(1024, 384), torch.randn(384, 1536)
     torch.mm(a, b)
     seconds = []

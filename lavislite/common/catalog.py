@@ -1,7 +1,8 @@
 """The table of contents: every built-in component by kind and name.
 
-Reach it as ``lavislite.registry``: ``registry.models.names()``, ``@registry.vision_backbones.register("x")``.
-LAVIS's spellings (``@registry.register_model("x")`` ...) are the same methods.
+Reach it as ``lavislite.registry``: ``registry.models.names()`` lists,
+``@registry.vision_backbones.register("x")`` adds. LAVIS's spellings, such as
+``@registry.register_model("x")``, are the same methods.
 """
 
 from lavislite.common.registry import Registry

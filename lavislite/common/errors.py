@@ -1,8 +1,8 @@
-"""Errors meant for the person at the keyboard: one clear sentence, no traceback from the command line."""
+"""Errors for the person at the keyboard: the command line shows the sentence, not the traceback."""
 
 
 class UserError(Exception):
-    """Something the user can put right. The message says what failed, what was seen, what would work."""
+    """Something the user can put right: what failed, what was seen, what would work."""
 
 
 class ConfigError(UserError):

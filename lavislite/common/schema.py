@@ -1,4 +1,4 @@
-"""The `run:` section: options every task shares. A task with options of its own extends `RunConfig`."""
+"""The `run:` section: options every task shares. A task with more of them extends `RunConfig`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 class RunConfig:
     """How long, how fast, on what, and what to keep.
 
-    The learning rate moves once per optimizer step. `max_steps` wins over `max_epoch` when both are set.
-    Metric names are ``<dataset>/<split>/<metric>``; `monitor` may leave out the leading parts.
+    The learning rate moves once per optimizer step. `max_steps` wins over `max_epoch` when both
+    are set. Metric names are ``<dataset>/<split>/<metric>``; `monitor` may leave out leading parts.
     """
 
     task: str = "image_text_pretrain"

@@ -26,6 +26,8 @@ UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionB
 _NAMED = 10  # so many bad files are named in the log, the rest only counted
 _LOOKED_AT = 1000  # so many files are looked for before any work starts
 _ORIENTATION = 0x0112
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # how complete files end, up to some padding
+_TAIL = 64
 
 
 class TooManyBadImages(DataError):
@@ -156,7 +158,9 @@ class ImageFiles:
         )
 
     def readable(self) -> list[int]:
-        """The numbers of the files that exist and begin like pictures; the others are noted.
+        """The numbers of the files that exist and are whole pictures; the others are noted.
+
+        Only files without a regular end are decoded for it.
 
         Raises:
             TooManyBadImages: too many do not.
@@ -170,7 +174,7 @@ class ImageFiles:
     def _problem(self, k: int, decode: bool = False) -> str | None:
         try:
             with Image.open(self.path(k)) as image:
-                if decode:
+                if decode or not _ends(self.path(k), image.format):
                     image.load()
                 return None
         except (*UNREADABLE, ValueError) as error:
@@ -215,6 +219,16 @@ def upright(image: Image.Image) -> Image.Image:
     except (SyntaxError, ValueError, TypeError, struct.error):  # a broken tag says nothing
         return image
     return ImageOps.exif_transpose(image) if turned else image
+
+
+def _ends(path: Path, format_: str | None) -> bool:
+    """The last bytes are those of a complete file; other formats than those known are trusted."""
+    end = _ENDS.get(format_ or "")
+    if end is None:
+        return True
+    with path.open("rb") as file:
+        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
+        return end in file.read()
 
 
 def _folders(root: Path) -> list[str]:

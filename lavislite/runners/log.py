@@ -159,11 +159,14 @@ def train_line(step: int, total: int, row: Mapping[str, float]) -> str:
     )
 
 
-def metrics_line(step: int, metrics: Mapping[str, float], seconds: float | None = None) -> str:
-    """All metrics of an evaluation in one line."""
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    took = "" if seconds is None else f" ({seconds:.1f} s)"
-    return f"step {step}{took}: {shown}"
+def metrics_text(
+    step: int, metrics: Mapping[str, float], summary: list[list[str]], seconds: float
+) -> str:
+    """An evaluation for the eye: the task's table, or all metrics in one line if it has none."""
+    title = f"step {step}, evaluated in {seconds:.1f} s"
+    if summary:
+        return f"{title}\n{table(summary)}"
+    return f"{title}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def table(rows: list[list[str]]) -> str:

@@ -26,7 +26,7 @@ from lavislite.runners.evaluation import (
     select_splits,
 )
 from lavislite.runners.interrupt import stop_signals
-from lavislite.runners.log import RunLog, Stopwatch, metrics_line, table, versions
+from lavislite.runners.log import RunLog, Stopwatch, metrics_text, table, versions
 from lavislite.runners.memory import count_parameters, used_gb
 from lavislite.runners.optim import make_autocast, make_schedule, resolve_precision
 from lavislite.runners.plan import Plan
@@ -246,7 +246,7 @@ class Runner:
         metrics = self.run_evaluation(parts, results=self._rows_path(step))
         seconds = time.perf_counter() - began
         self.log.write("eval", step, {**metrics, "eval_seconds": seconds})
-        logger.info(metrics_line(step, metrics, seconds))
+        logger.info(metrics_text(step, metrics, self.task.summary(metrics), seconds))
         return metrics
 
     def _rows_path(self, step: int) -> RowsPath:
@@ -315,15 +315,16 @@ class Runner:
             summary = self.task.summary(metrics)
             if self.cfg.report:
                 self._write_report(metrics, summary)
-            shown = table(summary) or metrics_line(self.state.step, metrics)
-            logger.info("\n%s\n%.1f minutes. Files: %s", shown, minutes, self.run_dir)
+            shown = table(summary) or "\n".join(f"{k}  {v:.4g}" for k, v in metrics.items())
+            logger.info("\nResult\n%s\n%.1f minutes. Files: %s", shown, minutes, self.run_dir)
         distributed.barrier()
 
     def _write_report(self, metrics: dict[str, float], summary: list[list[str]]) -> None:
         from lavislite.runners.report import write_report
 
         ctx = make_context(self.cfg, self.device, self.autocast)
-        parts = self.tested or self.valid
+        # A gallery has more to show than a loss: what was found, and what was right.
+        parts = sorted(self.tested or self.valid, key=lambda part: part.evaluation == "retrieval")
         try:
             write_report(
                 self.run_dir / "report",

@@ -19,6 +19,8 @@ KeyValue = tuple[Tensor, Tensor]
 class QFormerConfig:
     """Size of the Q-Former; the defaults are BERT-base.
 
+    initializer_range: standard deviation of random weights; BERT's suits a width of 768, narrow
+        models want more.
     init: "auto" (bert-base-uncased when it can be had and fits, else random), "bert-base-uncased",
         a folder with BERT weights, or "none".
     """
@@ -32,6 +34,7 @@ class QFormerConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
     init: str = "auto"
 
 

@@ -134,7 +134,7 @@ class QFormer(nn.Module):
         """BERT's initial values; as after loading BERT, the query FFN equals the text FFN."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=self.cfg.initializer_range)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         self.copy_text_ffn()

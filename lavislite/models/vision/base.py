@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sysconfig
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lavislite.common import catalog
-from lavislite.common.errors import ConfigError
+from lavislite.common.errors import ConfigError, UserError
+from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
 
+logger = get_logger(__name__)
+
+# Values that ask nothing of a backbone: one without such an argument may be left alone.
+NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
+    "weights": (None, "none"),
+    "drop_blocks": (None, 0),
+    "final_norm": (None, True),
+    "drop_path_rate": (0.0,),
+    "grad_checkpointing": (False,),
+}
+LARGE = 100_000_000  # parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,8 +73,12 @@ class VisionBackbone(Protocol):
 def build_vision(cfg: VisionConfig) -> nn.Module:
     """Build the backbone, try it on one image, freeze it if asked.
 
+    In one that trains, parameters that the tokens do not depend on (pooling heads, mask tokens) are
+    frozen, because distributed training waits for their gradients.
+
     Raises:
-        UserError: unknown name, weights not to be had, or an output of the wrong shape.
+        UserError: unknown name, weights not to be had, a setting that the backbone does not take,
+            or an output of the wrong shape.
     """
     dtype = _frozen_dtype(cfg)
     prefix, _, rest = cfg.name.partition(":")
@@ -69,6 +87,8 @@ def build_vision(cfg: VisionConfig) -> nn.Module:
     if cfg.freeze:
         backbone.requires_grad_(False).to(dtype).eval()
     check_backbone(backbone, cfg.name, cfg.image_size)
+    if not cfg.freeze:
+        _freeze_unused(backbone, cfg)
     return backbone
 
 
@@ -85,28 +105,51 @@ def _frozen_dtype(cfg: VisionConfig) -> torch.dtype:
 
 def _construct(target: Any, cfg: VisionConfig, rest: str, dtype: torch.dtype) -> nn.Module:
     """Call `target` with those of our arguments that its signature accepts."""
-    offered: dict[str, Any] = {
-        "image_size": cfg.image_size,
-        "weights": cfg.weights,
-        "drop_blocks": cfg.drop_blocks,
-        "final_norm": cfg.final_norm,
-        "drop_path_rate": cfg.drop_path_rate,
-        "grad_checkpointing": cfg.grad_checkpointing,
-        "dtype": dtype,
-    }
+    asked = {key: getattr(cfg, key) for key in NOTHING_ASKED}
+    offered: dict[str, Any] = {"image_size": cfg.image_size, **asked, "dtype": dtype}
     offered = {key: value for key, value in offered.items() if value is not None}
     if rest:
         offered["name"] = rest
     parameters = inspect.signature(target).parameters
+    if "name" in parameters and not rest:
+        raise ConfigError(f"model.vision.name: '{cfg.name}' needs a model: '{cfg.name}:<name>'.")
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _refuse_unknown(cfg, asked, parameters)
         offered = {key: value for key, value in offered.items() if key in parameters}
-        for key in cfg.options:
-            if key not in parameters:
-                raise ConfigError(
-                    f"model.vision.options: '{cfg.name}' takes no argument '{key}'."
-                    f"{did_you_mean(key, parameters)} It takes: {', '.join(parameters) or 'none'}."
-                )
-    return target(**{**offered, **cfg.options})
+    try:
+        backbone = target(**{**offered, **cfg.options})
+    except UserError:
+        raise
+    except Exception as error:  # user code may fail in any way: say where, keep the cause
+        raise ConfigError(
+            f"The vision backbone '{cfg.name}' cannot be built: "
+            f"{type(error).__name__}: {error}{_where(error)}"
+        ) from error
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(
+            f"The vision backbone '{cfg.name}' must be a torch.nn.Module, or a function that "
+            f"returns one; it gave a {type(backbone).__name__}."
+        )
+    return backbone
+
+
+def _refuse_unknown(
+    cfg: VisionConfig, asked: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> None:
+    """A setting that the backbone cannot follow is an error, not ignored."""
+    takes = f"It takes: {', '.join(parameters) or 'none'}."
+    for key in cfg.options:
+        if key not in parameters:
+            raise ConfigError(
+                f"model.vision.options: '{cfg.name}' takes no argument '{key}'."
+                f"{did_you_mean(key, parameters)} {takes}"
+            )
+    for key, value in asked.items():
+        if key not in parameters and value not in NOTHING_ASKED[key]:
+            raise ConfigError(
+                f"model.vision.{key}: '{cfg.name}' takes no argument '{key}', so {value!r} would "
+                f"do nothing. {takes}"
+            )
 
 
 @torch.no_grad()
@@ -119,24 +162,16 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
     width = getattr(backbone, "num_features", None)
     if not isinstance(width, int):
         raise ConfigError(
-            f"The vision backbone '{name}' needs an integer attribute num_features, the width of its "
-            "tokens."
+            f"The vision backbone '{name}' needs an integer attribute num_features, the width of "
+            "its tokens."
         )
-    some = next(iter(backbone.parameters()), torch.zeros(()))
-    images = torch.zeros(1, 3, image_size, image_size, device=some.device, dtype=some.dtype)
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
     try:
-        with _shapes_only(backbone):
-            tokens = backbone(images)
-    except Exception as error:  # user code may fail in any way: say whose it is, keep the cause
+        tokens = _try(backbone, image_size)
+    except Exception as error:  # user code may fail in any way: say where, keep the cause
         raise ConfigError(
             f"The vision backbone '{name}' fails on an image [1, 3, {image_size}, {image_size}]: "
             f"{type(error).__name__}: {error}{_where(error)}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
     if not isinstance(shape, tuple) or len(shape) != 3 or shape[0] != 1 or shape[2] != width:
         raise ConfigError(
@@ -145,34 +180,85 @@ def check_backbone(backbone: nn.Module, name: str, image_size: int) -> None:
         )
 
 
-def _shapes_only(backbone: nn.Module) -> AbstractContextManager[Any]:
-    """A large tower on the CPU computes shapes without numbers, which saves seconds at each start."""
+def _try(backbone: nn.Module, image_size: int) -> Any:
+    """The output for one blank image, in evaluation mode; for a large tower only its shape.
+
+    A large tower on the CPU computes without numbers, which saves seconds at each start. Code that
+    looks at numbers cannot do that, and is then run for real.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     parameters = list(backbone.parameters())
-    large = sum(p.numel() for p in parameters) > 100_000_000
-    if large and all(p.device.type == "cpu" for p in parameters):
-        return FakeTensorMode(allow_non_fake_inputs=True)
-    return nullcontext()
+    some = parameters[0] if parameters else torch.zeros(())
+    large = sum(p.numel() for p in parameters) > LARGE
+    modes = {module: module.training for module in backbone.modules()}
+
+    def forward() -> Any:
+        size = (1, 3, image_size, image_size)
+        return backbone(torch.zeros(size, device=some.device, dtype=some.dtype))
+
+    backbone.eval()
+    try:
+        if large and all(p.device.type == "cpu" for p in parameters):
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    return forward()
+            except Exception as error:  # whatever it was, the real forward has the last word
+                logger.debug("shapes alone do not do, trying numbers: %s", error)
+        return forward()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _freeze_unused(backbone: nn.Module, cfg: VisionConfig) -> None:
+    """Take the gradient from parameters that the tokens do not depend on."""
+    wanted = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        total = _try(backbone, cfg.image_size).sum()
+        if not total.requires_grad:
+            return
+        try:
+            gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+        except RuntimeError as error:  # reentrant checkpoints cannot be asked; DDP will tell
+            logger.debug("which parameters of %s are used is not known: %s", cfg.name, error)
+            return
+    unused = [name for name, g in zip(wanted, gradients, strict=True) if g is None]
+    for name in unused:
+        wanted[name].requires_grad_(False)
+    if unused:
+        logger.info(
+            "%s: the tokens do not depend on %d parameters (%s ...), which are frozen",
+            cfg.name,
+            len(unused),
+            unused[0],
+        )
 
 
 def _where(error: Exception) -> str:
-    """File and line of the innermost frame of `error`."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+    """File and line where `error` arose, in the backbone's own code rather than in PyTorch's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_machinery(frame.filename)]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+
+
+def _is_machinery(file: str) -> bool:
+    standard = file.startswith(sysconfig.get_path("stdlib")) and "-packages" not in file
+    standard |= file.startswith("<frozen")
+    return standard or file == __file__ or file.startswith(str(Path(torch.__file__).parent))
 
 
 def vision_fingerprint(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits from the names, shapes and a few values of each tensor."""
+    """Sixteen hexadecimal digits from the names, shapes and a few values of each tensor.
+
+    The values count as bfloat16: what ``precision: auto`` loads on a GPU and on a CPU is the same
+    backbone.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())
         if tensor.numel() and not tensor.is_meta:
             step = max(1, tensor.numel() // 7)
-            some: Sequence[float] = tensor.detach().flatten()[::step][:8].float().tolist()
+            some: Sequence[float] = tensor.detach().flatten()[::step][:8].bfloat16().tolist()
             digest.update(" ".join(f"{value:.3e}" for value in some).encode())
     return digest.hexdigest()

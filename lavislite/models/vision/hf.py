@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lavislite.common import catalog
-from lavislite.common.errors import ConfigError, UserError
+from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.io import fetch, load_tensors
 from lavislite.common.registry import did_you_mean
 
 # Model types that AutoModel does not resolve to an image encoder: model type -> class.
@@ -33,7 +34,8 @@ class HFBackbone(nn.Module):
 
     Args:
         name: a folder with ``config.json``, or a hub id.
-        weights: null for those beside the configuration, "none" for random ones.
+        weights: null for those beside the configuration, "none" for random ones, or a file, folder,
+            URL or hub id of the same architecture.
         drop_blocks: delete so many of the last blocks.
         final_norm: keep the norm after the last block.
         revision: of the hub repository.
@@ -58,7 +60,7 @@ class HFBackbone(nn.Module):
     ) -> None:
         super().__init__()
         where = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.model = _load(name, weights, dtype, where)
+        self.model: Any = _load(name, weights, dtype, where)
         self.image_size = image_size
         self.image_mean, self.image_std = _statistics(name, revision)
         self.num_features = _width(self.model.config, name)
@@ -87,7 +89,7 @@ class HFBackbone(nn.Module):
         return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
 
 
-def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, Any]) -> nn.Module:
+def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, Any]) -> Any:
     import transformers
 
     try:
@@ -116,17 +118,55 @@ def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, A
         return cls.from_config(
             config, dtype=dtype, trust_remote_code=where["trust_remote_code"], **extra
         )
+    source, state = _source(name, weights)
+    if source is None:  # AutoModel wants a name
+        cls = _concrete(cls, config)
     try:
-        return cls.from_pretrained(name, config=config, dtype=dtype, **where, **extra)
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load(name, error)) from error
+        model, report = cls.from_pretrained(
+            source, config=config, state_dict=state, dtype=dtype, output_loading_info=True,
+            **where, **extra,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(_cannot_load(weights or name, error)) from error
+    _check_complete(weights or name, report["missing_keys"])
+    return model
+
+
+def _source(name: str, weights: str | None) -> tuple[str | Path | None, Any]:
+    """What ``from_pretrained`` shall read, and the tensors when they come from a single file."""
+    if weights is None:
+        return name, None
+    hub_id = weights.count("/") == 1 and not Path(weights).suffix and not Path(weights).exists()
+    if hub_id:
+        return weights, None
+    path = fetch(weights)
+    return (path, None) if path.is_dir() else (None, dict(load_tensors(path)))
+
+
+def _check_complete(origin: str, missing: Any) -> None:
+    """transformers fills gaps with random numbers; only heads that we do not use may be missing."""
+    lacking = sorted(
+        key
+        for key in missing
+        if not key.startswith(("pooler.", "head.")) and "mask_token" not in key
+    )
+    if lacking:
+        raise CheckpointError(
+            f"{origin} does not hold the weights of this image encoder: it lacks {len(lacking)} "
+            f"tensors, '{lacking[0]}' first."
+        )
 
 
 def _has_pooler(cls: Any, config: Any) -> bool:
+    real = _concrete(cls, config)
+    return inspect.isclass(real) and "add_pooling_layer" in inspect.signature(real).parameters
+
+
+def _concrete(cls: Any, config: Any) -> Any:
+    """The class that AutoModel stands for."""
     from transformers import MODEL_MAPPING
 
-    real = MODEL_MAPPING.get(type(config), cls) if cls.__name__ == "AutoModel" else cls
-    return inspect.isclass(real) and "add_pooling_layer" in inspect.signature(real).parameters
+    return MODEL_MAPPING.get(type(config), cls) if cls.__name__ == "AutoModel" else cls
 
 
 def _cannot_load(name: str, error: Exception) -> str:
@@ -158,17 +198,29 @@ def _width(config: Any, name: str) -> int:
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList | None:
-    """The longest list of modules that all are of one class: the transformer blocks."""
+    """The longest list of modules that all are of one class: the transformer blocks, or stages."""
     lists = [
         m
         for m in model.modules()
         if isinstance(m, nn.ModuleList) and len(m) and len({type(x) for x in m}) == 1
     ]
+    if _has_stages(model):  # the outermost list: the lists of blocks are inside it
+        return next(iter(lists), None)
     return max(lists, key=len, default=None)
+
+
+def _has_stages(model: Any) -> bool:
+    """Whether the tokens become fewer and wider on the way, as in Swin and ConvNeXt."""
+    return any(hasattr(model.config, name) for name in ("depths", "hidden_sizes"))
 
 
 def _drop(model: nn.Module, count: int, name: str) -> None:
     blocks = _blocks(model)
+    if _has_stages(model):
+        raise ConfigError(
+            f"model.vision.drop_blocks: hf:{name} is made of stages of different widths, not of "
+            "equal blocks. Set drop_blocks to 0."
+        )
     if blocks is None or not 0 <= count < len(blocks):
         have = 0 if blocks is None else len(blocks)
         raise ConfigError(
@@ -183,7 +235,7 @@ def _drop(model: nn.Module, count: int, name: str) -> None:
 def _remove_norm(model: nn.Module, name: str) -> None:
     if type(model).__name__ == "CLIPVisionModel":
         return  # its last hidden state never passes the final norm
-    for attribute in ("layernorm", "post_layernorm", "norm", "layer_norm"):
+    for attribute in ("layernorm", "post_layernorm", "norm", "layer_norm", "rms_norm"):
         for owner in (model, getattr(model, "vision_model", None)):
             if isinstance(getattr(owner, attribute, None), nn.Module):
                 setattr(owner, attribute, nn.Identity())
@@ -197,18 +249,24 @@ def _statistics(
     name: str, revision: str | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and standard deviation that the model was trained with; None when it does not say."""
+    # transformers 5 writes the second file, with the image processor inside it.
+    content = _read("preprocessor_config.json", name, revision)
+    if "image_mean" not in content:
+        content = _read("processor_config.json", name, revision).get("image_processor", {})
+    mean, std = content.get("image_mean"), content.get("image_std")
+    return (tuple(mean) if mean else None), (tuple(std) if std else None)
+
+
+def _read(file: str, name: str, revision: str | None) -> dict[str, Any]:
+    """A JSON file that lies beside the model; empty when there is none."""
     from transformers.utils import cached_file
 
     path = cached_file(
         name,
-        "preprocessor_config.json",
+        file,
         revision=revision,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    if path is None:
-        return None, None
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    mean, std = content.get("image_mean"), content.get("image_std")
-    return (tuple(mean) if mean else None), (tuple(std) if std else None)
+    return {} if path is None else dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +48,7 @@ class TimmBackbone(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.model = create(name, image_size, drop_path_rate, weights is None, dtype, options)
+        self.model: Any = create(name, image_size, drop_path_rate, weights is None, dtype, options)
         self.image_size = image_size
         config = _data_config(self.model)
         self.image_mean, self.image_std = tuple(config["mean"]), tuple(config["std"])
@@ -55,7 +57,7 @@ class TimmBackbone(nn.Module):
         if drop_blocks or not final_norm:
             prune(self.model, name, drop_blocks, final_norm)
         if grad_checkpointing:
-            self.model.set_grad_checkpointing(True)
+            checkpoint_gradients(self.model, name)
         self.num_features = int(self.model.num_features)
 
     @property
@@ -73,8 +75,8 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, T, num_features]"""
         x = self.model.forward_features(images.to(next(self.parameters()).dtype))
-        if x.ndim == 4:
-            channels_last = x.shape[-1] == self.num_features and x.shape[1] != self.num_features
+        if isinstance(x, Tensor) and x.ndim == 4:
+            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
             x = x.flatten(1, 2) if channels_last else x.flatten(2).transpose(1, 2)
         return x
 
@@ -86,7 +88,7 @@ def create(
     pretrained: bool,
     dtype: torch.dtype,
     options: dict[str, Any],
-) -> nn.Module:
+) -> Any:
     """``timm.create_model`` at `image_size`, in `dtype` from the start, with readable errors."""
     import timm
 
@@ -94,8 +96,15 @@ def create(
         known = timm.list_models()
         raise ConfigError(
             f"model.vision.name: timm has no model '{name}'."
-            f"{did_you_mean(name.split('.')[0], known)} "
+            f"{_similar(name.split('.')[0], known)} "
             'All names: python -c "import timm; print(*timm.list_models())"'
+        )
+    architecture, _, tag = name.partition(".")
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ConfigError(
+            f"model.vision.name: timm's '{architecture}' has no weights '{tag}'."
+            f"{did_you_mean(tag, tags)} Known: {', '.join(tags) or 'none'}."
         )
     published = timm.get_pretrained_cfg(name)
     if pretrained and (published is None or not published.has_weights):
@@ -111,7 +120,7 @@ def create(
     try:
         with _default_dtype(dtype), _quiet_download():
             return timm.create_model(name, pretrained=pretrained, **arguments)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise ConfigError(f"model.vision.options: timm's '{name}': {error}") from error
     except OSError as error:
         raise UserError(
@@ -121,10 +130,16 @@ def create(
         ) from error
 
 
-def load_weights(model: nn.Module, path: Path, name: str) -> None:
-    """Load a file of weights in timm's names; a classifier or an unused last block may be in it."""
+def load_weights(model: Any, path: Path, name: str) -> None:
+    """Load a file of weights; a classifier or an unused last block may be in it.
+
+    Names of the original project and positions of another image size are translated where timm
+    knows how.
+    """
     state = load_tensors(path)
     own = model.state_dict()
+    if any(key not in state or state[key].shape != own[key].shape for key in own):
+        state = _translate(model, dict(state), path, name)
     missing = [key for key in own if key not in state]
     if missing:
         raise CheckpointError(
@@ -140,7 +155,30 @@ def load_weights(model: nn.Module, path: Path, name: str) -> None:
     model.load_state_dict({key: state[key] for key in own})
 
 
-def prune(model: nn.Module, name: str, drop_blocks: int, final_norm: bool) -> None:
+def _translate(model: nn.Module, state: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
+    """What timm itself would make of the tensors in `path`."""
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return state
+    try:
+        return dict(translate(state, model))
+    except (KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of timm's '{name}': {type(error).__name__}: {error}"
+        ) from error
+
+
+def checkpoint_gradients(model: Any, name: str) -> None:
+    """Recompute activations in the backward pass."""
+    try:
+        model.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f"model.vision.grad_checkpointing: timm's '{name}' cannot do that. Set it to false."
+        ) from error
+
+
+def prune(model: Any, name: str, drop_blocks: int, final_norm: bool) -> None:
     """Delete the last `drop_blocks` blocks, and the final norm unless it is wanted."""
     blocks = getattr(model, "blocks", None)
     if blocks is None or not hasattr(model, "prune_intermediate_layers"):
@@ -189,3 +227,12 @@ def _quiet_download() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _similar(name: str, known: list[str]) -> str:
+    """Some of the `known` names that match a wildcard or hold `name`, else the nearest."""
+    found = fnmatch.filter(known, name if "*" in name else f"*{name}*") if name else []
+    if not found:
+        return did_you_mean(name, known)
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return f" Similar: {', '.join(found[:8])}{more}."

@@ -43,7 +43,7 @@ class Block(nn.Module):
 class TinyViT(nn.Module):
     """[B, 3, S, S] -> [B, (S/8)**2, width], no class token.
 
-    A linear patch stem does not learn shapes in a minute; three convolutions with batch norm do.
+    A linear patch stem does not learn shapes in a minute; convolutions with batch norm do.
 
     Args:
         weights: "playground" (or null) for those that `projects/blip2/playground_vision.yaml`
@@ -77,7 +77,8 @@ class TinyViT(nn.Module):
                 nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.GELU())
                 for a, b in pairwise(chain)
             ),
-            nn.Conv2d(width, width, 1),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
         )
         self.pos_embed = nn.Parameter(torch.randn(1, (image_size // PATCH) ** 2, width) * 0.6)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -91,14 +92,14 @@ class TinyViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def save(self, path: Path) -> None:
-        """Write the weights to `path` in one step."""
+    def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
+        """Write the weights, and what to remember about them, to `path` in one step."""
         from safetensors.torch import save_file
 
         state = {
             name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()
         }
-        atomic_write(path, lambda part: save_file(state, part))
+        atomic_write(path, lambda part: save_file(state, part, metadata))
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from lavislite.common.errors import ConfigError, UserError
+from lavislite.common.errors import CheckpointError, ConfigError, UserError
 from lavislite.models.vision.base import VisionConfig, build_vision
 
 SMALL = {
@@ -74,10 +74,28 @@ def test_the_weights_in_the_folder_are_loaded(tmp_path: Path, family: str) -> No
     torch.testing.assert_close(build(folder)(images), direct(images).last_hidden_state)
 
 
-def test_penultimate_features_are_the_hidden_state_before_the_last(tmp_path: Path) -> None:
-    folder = save(tmp_path, "ViTModel")
+def test_weights_may_lie_elsewhere_and_must_be_complete(tmp_path: Path) -> None:
+    folder, other = save(tmp_path, "ViTModel"), tmp_path / "other"
+    donor = transformers.ViTModel(FAMILIES["ViTModel"][0])
+    donor.save_pretrained(other)
+    images = torch.randn(1, 3, 32, 32)
+    expected = donor.eval()(images).last_hidden_state
+    for weights in (other, other / "model.safetensors"):
+        torch.testing.assert_close(build(folder, weights=str(weights))(images), expected)
+    with pytest.raises(UserError, match="Did you mean 'model.safetensors'"):
+        build(folder, weights=str(other / "modle.safetensors"))
+    clip = save(tmp_path, "CLIPVisionModel")
+    with pytest.raises(CheckpointError, match=r"does not hold the weights .* it lacks \d+ tensors"):
+        build(folder, weights=str(clip / "model.safetensors"))
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("ConvNextModel", "SwinModel")])
+def test_penultimate_features_are_the_hidden_state_before_the_last(
+    tmp_path: Path, family: str
+) -> None:
+    folder = save(tmp_path, family)
     images = torch.randn(2, 3, 32, 32)
-    direct = transformers.ViTModel.from_pretrained(folder).eval()
+    direct = getattr(transformers, family).from_pretrained(folder).eval()
     expected = direct(images, output_hidden_states=True).hidden_states[-2]
     backbone = build(folder, drop_blocks=1, final_norm=False)
     assert len(backbone.blocks) == 2
@@ -112,6 +130,20 @@ def test_statistics_come_from_the_image_processor(tmp_path: Path) -> None:
     assert backbone.image_std == (0.4, 0.5, 0.6)
 
 
+def test_statistics_inside_a_processor_file_are_found(tmp_path: Path) -> None:
+    folder = save(tmp_path, "ViTModel")
+    config = {"image_processor": {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    assert build(folder).image_std == (0.25,) * 3
+
+
+@pytest.mark.parametrize("family", ["CLIPVisionModel", "SiglipVisionModel", "Dinov2Model"])
+def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, family: str) -> None:
+    backbone = build(save(tmp_path, family), freeze=False)
+    backbone(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
+
+
 def test_frozen_towers_load_in_their_compute_dtype(tmp_path: Path) -> None:
     folder = save(tmp_path, "ViTModel")
     assert next(build(folder, precision="bf16").parameters()).dtype == torch.bfloat16
@@ -124,6 +156,9 @@ def test_what_cannot_work_says_why(tmp_path: Path) -> None:
         build(tmp_path / "VitModel")
     with pytest.raises(ConfigError, match="has 3 blocks, cannot drop 3"):
         build(folder, drop_blocks=3)
+    for family in ("SwinModel", "ConvNextModel"):
+        with pytest.raises(ConfigError, match="stages of different widths"):
+            build(save(tmp_path, family), drop_blocks=1)
     transformers.Siglip2VisionConfig(
         **{k: v for k, v in SMALL.items() if k != "image_size"}
     ).save_pretrained(tmp_path / "naflex")

@@ -69,7 +69,21 @@ def test_weights_from_a_file_and_files_that_do_not_fit(tmp_path: Path) -> None:
         build("test_resnet", weights=path)
 
 
+def test_weights_of_another_image_size_are_fitted(tmp_path: Path) -> None:
+    small = build("test_vit")
+    path = tower_file(tmp_path, small.model.state_dict())
+    large = build("test_vit", image_size=96, weights=path)
+    assert large(torch.randn(1, 3, 96, 96)).shape[1] == 37
+    torch.testing.assert_close(large.model.norm.weight, small.model.norm.weight)
+
+
 def test_what_timm_cannot_do_is_said() -> None:
+    with pytest.raises(ConfigError, match="'vit_base_patch16_224' has no weights 'augreg_in2k'"):
+        build("vit_base_patch16_224.augreg_in2k")
+    with pytest.raises(ConfigError, match="Similar: resnet10t, resnet14t"):
+        build("resnet1*t")
+    with pytest.raises(ConfigError, match="it returned list"):
+        build("crossvit_9_240", image_size=240)
     with pytest.raises(ConfigError, match="Did you mean 'test_vit"):
         build("test_vitt")
     with pytest.raises(ConfigError, match="no list of blocks"):
