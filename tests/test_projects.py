@@ -1,4 +1,4 @@
-"""Every project file loads, builds, takes a step and evaluates a batch, on tiny data and weights."""
+"""Every project file loads, builds, steps and evaluates a batch, on tiny data and weights."""
 
 from __future__ import annotations
 

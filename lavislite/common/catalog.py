@@ -53,6 +53,7 @@ datasets = Registry(
         "image_text_retrieval": "lavislite.datasets.image_text:ImageTextRetrievalBuilder",
         "coco_caption": "lavislite.datasets.caption:CocoCaptionBuilder",
         "coco_retrieval": "lavislite.datasets.image_text:CocoRetrievalBuilder",
+        "vg_caption": "lavislite.datasets.caption:VGCaptionBuilder",
         "playground_caption": "lavislite.datasets.playground:PlaygroundCaptionBuilder",
         "playground_retrieval": "lavislite.datasets.playground:PlaygroundRetrievalBuilder",
         "playground_attributes": "lavislite.datasets.playground:PlaygroundAttributesBuilder",

@@ -152,3 +152,16 @@ class CocoCaptionBuilder(ImageCaptionBuilder):
     """COCO captions in Karpathy's splits; the annotations are downloaded."""
 
     advice = COCO_ADVICE
+
+
+VG_ADVICE = (
+    "Unpack VG_100K and VG_100K_2 of https://cs.stanford.edu/people/rak248/VG_100K_2/ into one "
+    "folder vg/images/image in the cache, or set datasets.vg_caption.images."
+)
+
+
+@datasets.register("vg_caption")
+class VGCaptionBuilder(ImageCaptionBuilder):
+    """Visual Genome's region phrases as captions; the annotations are downloaded."""
+
+    advice = VG_ADVICE

@@ -21,7 +21,10 @@ PROJECTS = Path(__file__).parents[1] / "data" / "lavis_projects"
 def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry, names in (
         (catalog.models, {"blip2": Model}),
-        (catalog.datasets, {"coco_caption": Builder, "coco_retrieval": Builder}),
+        (
+            catalog.datasets,
+            {"coco_caption": Builder, "coco_retrieval": Builder, "vg_caption": Builder},
+        ),
         (catalog.tasks, {"image_text_pretrain": Task, "retrieval": RetrievalTask}),
     ):
         monkeypatch.setattr(registry, "_objects", {**registry._objects, **names})
@@ -121,4 +124,15 @@ def test_downloads_and_copies_of_annotations(
             "train": ["https://x.org/a.json", str(tmp_path / "b.json")],
             "val": "v.json",
         }
+    }
+
+
+@pytest.mark.parametrize("name", ["pretrain_stage1", "retrieval_coco_ft"])
+def test_projects_fit_the_real_components(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    cfg = load(name)
+    assert cfg.model.vision.name == "eva_clip_g"
+    assert {options.vis_processor["train"]["image_size"] for options in cfg.datasets.values()} <= {
+        224,
+        364,
     }
