@@ -39,6 +39,7 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.16",
         "tqdm>=4.66",
+        "typing_extensions>=4.8",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lavislite=lavislite.cli:main"]},

@@ -77,6 +77,7 @@ def build_runner(
     task = build_task(cfg)
     data = build_data(cfg, train=train)
     check_image_size(cfg, data)
+    loader = build_loader(cfg, data) if train else None
     ensure_playground_vision(cfg, train_project)
     run_dir, new = resumed, False
     if resumed is None or dry_run or not train:
@@ -91,7 +92,7 @@ def build_runner(
             task=task,
             model=model,
             datasets=data.evaluated,
-            train_data=build_loader(cfg, data) if train else None,
+            train_data=loader,
             run_dir=run_dir,
             config_yaml=cfg.to_yaml(),
         )

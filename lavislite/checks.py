@@ -24,6 +24,7 @@ def check_config(cfg: Config) -> None:
     from lavislite.runners.optim import resolve_precision
 
     check_names(cfg)
+    check_values(cfg)
     resolve_precision(cfg.run.precision, resolve_device(cfg.run.device))
 
 
@@ -33,15 +34,28 @@ def check_names(cfg: Config) -> None:
     Raises:
         UnknownNameError: one is not; the nearest is offered.
     """
-    catalog.runners.get(cfg.run.runner)
-    catalog.lr_schedules.get(cfg.run.lr_sched)
+    catalog.runners.get(cfg.run.runner, "run.runner")
+    catalog.lr_schedules.get(cfg.run.lr_sched, "run.lr_sched")
     vision = getattr(cfg.model, "vision", None)
     name = getattr(vision, "name", None)
     if isinstance(name, str) and name.split(":", 1)[0] not in catalog.vision_backbones:
-        catalog.vision_backbones.get(name)
-    for _, _, processor in processors(cfg):
+        catalog.vision_backbones.get(name, "model.vision.name")
+    for dataset, place, processor in processors(cfg):
         if "name" in processor:
-            catalog.processors.get(processor["name"])
+            key = f"datasets.{dataset}.{place}.name"
+            catalog.processors.get(processor["name"], key)
+
+
+def check_values(cfg: Config) -> None:
+    """Every section that has a `check` method passes it.
+
+    Raises:
+        ConfigError: a number is out of its bounds, or two options do not fit each other.
+    """
+    for section in (cfg.run, cfg.model, *cfg.datasets.values()):
+        check = getattr(section, "check", None)
+        if callable(check):
+            check()
 
 
 def processors(cfg: Config) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -64,7 +78,10 @@ def check_splits(cfg: Config, has: dict[str, list[str]], *, train: bool = True) 
     for key in ("train_splits", *_EVALUATED) if train else _EVALUATED:
         for split in getattr(run, key):
             if split not in known:
-                listed = "; ".join(f"{name} has {', '.join(s)}" for name, s in has.items())
+                listed = "; ".join(
+                    f"{name} has {', '.join(s)}" if s else f"datasets.{name}.annotations is empty"
+                    for name, s in has.items()
+                )
                 raise ConfigError(
                     f"run.{key}: no dataset has a split '{split}'.{did_you_mean(split, known)} "
                     f"({listed})"

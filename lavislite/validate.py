@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lavislite.build import build_data
-from lavislite.checks import check_image_size, check_names
+from lavislite.build import build_data, build_loader
+from lavislite.checks import check_image_size, check_names, check_values
 from lavislite.common.config import Config
 
 
@@ -16,7 +16,10 @@ def validate_project(cfg: Config) -> Iterator[str]:
         UserError: the first thing that is wrong, naming key, file or record.
     """
     check_names(cfg)
+    check_values(cfg)
     data = build_data(cfg, train=not cfg.run.evaluate)
     check_image_size(cfg, data)
+    if not cfg.run.evaluate:
+        build_loader(cfg, data)
     for dataset in data:
         yield f"datasets.{dataset.name}: {dataset.split}: {len(dataset)} samples"

@@ -180,7 +180,8 @@ def _base_layers(data: dict[str, Any], folder: Path, above: tuple[Path, ...]) ->
     names = [base] if isinstance(base, str) else base
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"base: expected a file name or a list of them, saw {base!r}")
-    return [layer for name in names for layer in _file_layers(folder / name, above)]
+    files = [_existing(folder / name, "base file") for name in names]
+    return [layer for file in files for layer in _file_layers(file, above)]
 
 
 def _beside(folder: Path, name: Any) -> Path:
@@ -214,16 +215,16 @@ def _parse_options(options: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, what: str = "config file") -> Path:
     path = path.expanduser()
     if path.is_file():
         return path
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; a YAML file is expected")
     if not path.parent.is_dir():
-        raise ConfigError(f"No config file {path}: the folder {path.parent} does not exist")
+        raise ConfigError(f"No {what} {path}: the folder {path.parent} does not exist")
     names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
-    raise ConfigError(f"No config file {path}.{did_you_mean(path.name, names)}")
+    raise ConfigError(f"No {what} {path}.{did_you_mean(path.name, names)}")
 
 
 def _yaml_message(path: Path, error: Any) -> str:
@@ -284,7 +285,7 @@ def _resolve_model(layers: list[Layer], problems: list[str]) -> Any:
     arch = _strongest(layers, "model", "arch")
     if arch is None:
         raise ConfigError(f"{layers[-1].origin}: model.arch is missing: which model?")
-    schema = _config_class(catalog.models.get(arch), f"model '{arch}'")
+    schema = _config_class(catalog.models.get(arch, "model.arch"), f"model '{arch}'")
     model_type = _strongest(layers, "model", "model_type")
     packaged = packaged_model(arch, model_type) if model_type is not None else {}
     initial = packaged.get("before_finetuning")
@@ -300,7 +301,8 @@ def _resolve_model(layers: list[Layer], problems: list[str]) -> Any:
 def _resolve_dataset(name: str, layers: list[Layer], problems: list[str]) -> Any:
     builder = _strongest(layers, "builder") or name
     type_name = _strongest(layers, "type") or "default"
-    schema = _config_class(catalog.datasets.get(builder), f"dataset '{builder}'")
+    key = f"datasets.{name}" if builder == name else f"datasets.{name}.builder"
+    schema = _config_class(catalog.datasets.get(builder, key), f"dataset '{builder}'")
     known = _known(schema)
     own = [
         Layer(layer.origin, lavis_compat.translate_dataset(name, layer.data, known))
@@ -311,7 +313,7 @@ def _resolve_dataset(name: str, layers: list[Layer], problems: list[str]) -> Any
 
 def _resolve_run(layers: list[Layer], problems: list[str]) -> Any:
     task = _strongest(layers, "run", "task") or RunConfig.task
-    schema = _config_class(catalog.tasks.get(task), f"task '{task}'")
+    schema = _config_class(catalog.tasks.get(task, "run.task"), f"task '{task}'")
     known = _known(schema)
     own = [
         Layer(layer.origin, lavis_compat.translate_run(layer.data, known))

@@ -32,6 +32,7 @@ __all__ = [
     "is_distributed",
     "is_local_main",
     "is_main",
+    "launcher",
     "local_rank",
     "max_int",
     "rank",
@@ -146,6 +147,17 @@ def shutdown() -> None:
     """Leave the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def launcher(environ: Mapping[str, str]) -> str:
+    """How the processes of this run were started, for a command line: ``torchrun ...`` or so."""
+    if world_size() == 1:
+        return "python"
+    if "TORCHELASTIC_RUN_ID" not in environ:
+        return "srun python"
+    machines = world_size() // int(environ["LOCAL_WORLD_SIZE"])
+    several = f"--nnodes={machines} ... " if machines > 1 else ""
+    return f"torchrun {several}--nproc-per-node={environ['LOCAL_WORLD_SIZE']}"
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,8 +1,20 @@
 """Errors for the person at the keyboard: the command line shows the sentence, not the traceback."""
 
+from __future__ import annotations
+
+import re
+
 
 class UserError(Exception):
     """Something the user can put right: what failed, what was seen, what would work."""
+
+    def __init__(self, *args: object) -> None:
+        # A data loader's worker process hands over its traceback in the text; the user wants the
+        # sentence at its end.
+        if args and isinstance(args[0], str) and args[0].startswith("Caught "):
+            sentence = re.split(rf"^[\w.]*{type(self).__name__}: ", args[0], flags=re.MULTILINE)
+            args = (sentence[-1].rstrip(), *args[1:])
+        super().__init__(*args)
 
 
 class ConfigError(UserError):

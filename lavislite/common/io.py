@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavislite.common.errors import CheckpointError, DataError, UserError
+from lavislite.common.hub import hub_trouble
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
 
@@ -369,6 +370,7 @@ def _from_hub(url: str) -> Path:
     if len(parts) < 2:
         raise UserError(f"{url}: expected hf://organisation/name or hf://organisation/name/file")
     repo = "/".join(parts[:2])
+    hub_trouble()
     try:
         if len(parts) == 3:
             return Path(hf_hub_download(repo, parts[2]))

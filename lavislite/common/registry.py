@@ -59,8 +59,11 @@ class Registry:
 
         return store
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str, key: str = "") -> Any:
         """The component called `name`, importing it when needed.
+
+        Args:
+            key: where the name stands in the configuration, for the message.
 
         Raises:
             UnknownNameError: nobody registered the name; the nearest known name is offered.
@@ -72,9 +75,9 @@ class Registry:
             elif name in self._entry_points():
                 self._objects[name] = self._load_plugin(name)
             else:
-                known = self.names()
+                known, where = self.names(), f"{key}: " if key else ""
                 raise UnknownNameError(
-                    f"Unknown {self.kind} '{name}'.{did_you_mean(name, known)} "
+                    f"{where}Unknown {self.kind} '{name}'.{did_you_mean(name, known)} "
                     f"Known: {', '.join(known) or '(none)'}. "
                     "Defined in your own code? Pass --user-dir."
                 )

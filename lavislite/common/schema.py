@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from lavislite.common.errors import ConfigError
+
+Bounds = Mapping[str, tuple[float, float | None]]
+
+
+def check_bounds(section: str, cfg: Any, bounds: Bounds) -> None:
+    """Every number that `bounds` (key -> least and greatest) names is within; None passes.
+
+    Raises:
+        ConfigError: one is not; names its key, what was expected and what was seen.
+    """
+    for key, (low, high) in bounds.items():
+        value = getattr(cfg, key)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            expected = f"{low} or more" if high is None else f"{low} to {high}"
+            raise ConfigError(f"{section}.{key}: expected {expected}, saw {value}")
 
 
 @dataclass
@@ -62,3 +81,17 @@ class RunConfig:
     seed: int = 42
     find_unused_parameters: bool = False
     dist_timeout_minutes: int = 30
+
+    def check(self) -> None:
+        """Raise ConfigError naming the first number that cannot be."""
+        check_bounds("run", self, dict.fromkeys(_COUNTS, (1, None)))
+        check_bounds("run", self, dict.fromkeys(_RATES, (0, None)))
+        check_bounds("run", self, dict.fromkeys(("beta1", "beta2"), (0, 0.999999)))
+
+
+_COUNTS = ("max_epoch", "max_steps", "accum_grad_iters", "batch_size_train", "batch_size_eval")
+_RATES = (
+    *("init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate", "lr_layer_decay"),
+    *("weight_decay", "clip_grad_norm", "num_workers", "log_freq", "eval_freq", "save_freq"),
+    *("eval_every_steps", "save_every_steps", "seed"),
+)

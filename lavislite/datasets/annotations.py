@@ -131,6 +131,11 @@ def _table(file: Path, delimiter: str) -> Iterator[Raw]:
 
 def _check_delimiter(file: Path, header: str, delimiter: str) -> None:
     other = "," if delimiter == "\t" else "\t"
+    if ";" in header:
+        raise DataError(
+            f"{file}: no {delimiter!r} in the header line '{header}', but ';'. "
+            f"Save the file with {delimiter!r} between the fields."
+        )
     if other in header:
         suffix = next(name for name, mark in TABLES.items() if mark == other)
         raise DataError(

@@ -26,16 +26,12 @@ UNREADABLE = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionB
 _NAMED = 10  # so many bad files are named in the log, the rest only counted
 _LOOKED_AT = 1000  # so many files are looked for before any work starts
 _ORIENTATION = 0x0112
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # how complete files end, up to some padding
+_JPEG_END = b"\xff\xd9"  # up to some padding
 _TAIL = 64
 
 
 class TooManyBadImages(DataError):
     """More files are missing or unreadable than `max_bad_fraction` allows."""
-
-    def __init__(self, message: str) -> None:
-        # A worker process hands over its traceback in the text; the user wants the sentence.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
 
 
 class ImageFiles:
@@ -160,7 +156,7 @@ class ImageFiles:
     def readable(self) -> list[int]:
         """The numbers of the files that exist and are whole pictures; the others are noted.
 
-        Only files without a regular end are decoded for it.
+        Checksums (PNG) or a regular end (JPEG) will do, other files are decoded for it.
 
         Raises:
             TooManyBadImages: too many do not.
@@ -174,7 +170,9 @@ class ImageFiles:
     def _problem(self, k: int, decode: bool = False) -> str | None:
         try:
             with Image.open(self.path(k)) as image:
-                if decode or not _ends(self.path(k), image.format):
+                if not decode and image.format == "PNG":
+                    image.verify()  # it reads the file to its end
+                elif decode or not (image.format == "JPEG" and _ends(self.path(k))):
                     image.load()
                 return None
         except (*UNREADABLE, ValueError) as error:
@@ -221,14 +219,11 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def _ends(path: Path, format_: str | None) -> bool:
-    """The last bytes are those of a complete file; other formats than those known are trusted."""
-    end = _ENDS.get(format_ or "")
-    if end is None:
-        return True
+def _ends(path: Path) -> bool:
+    """The last bytes are those of a complete JPEG file."""
     with path.open("rb") as file:
         file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
-        return end in file.read()
+        return _JPEG_END in file.read()
 
 
 def _folders(root: Path) -> list[str]:

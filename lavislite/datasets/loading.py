@@ -82,7 +82,7 @@ class TrainLoader:
             for request in self._requests(start, stop):
                 yield fetch[request]
             return
-        loader = iter(
+        loader: Any = iter(
             DataLoader(
                 fetch,
                 sampler=_Requests(self, start, stop),
@@ -95,7 +95,12 @@ class TrainLoader:
                 generator=torch.Generator().manual_seed(0),  # else it draws from the global one
             )
         )
-        yield from loader
+        try:
+            yield from loader
+        finally:
+            # The traceback of an error keeps the loader alive, and the workers heed no SIGTERM: a
+            # process that leaves them to its exit would wait for them forever.
+            loader._shutdown_workers()
 
     def record_id(self, index: int) -> str:
         """Name of sample `index` of a batch, for messages."""

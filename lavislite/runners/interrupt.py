@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,7 @@ from lavislite.common.logging import get_logger
 logger = get_logger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO_SECONDS = 3.0  # torchrun passes on the Ctrl-C that the terminal has already sent to everyone
 
 
 class StopRequest:
@@ -32,7 +34,10 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one ends the process at once."""
+    """Turn the first SIGINT or SIGTERM into a request; a second one ends the process at once.
+
+    With several processes it counts as second only after a few seconds.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread only
@@ -43,10 +48,18 @@ def stop_signals() -> Iterator[StopRequest]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
+    received: list[float] = []
+
     def on_signal(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        request.receive(signum)
-        restore()
-        logger.info("Stopping: finishing this step, then saving. (Again to abort at once.)")
+        received.append(time.monotonic())
+        if len(received) == 1:
+            request.receive(signum)
+            if not distributed.is_distributed():
+                restore()
+            logger.info("Stopping: finishing this step, then saving. (Again to abort at once.)")
+        elif received[-1] - received[0] > _ECHO_SECONDS:
+            restore()
+            signal.raise_signal(signum)
 
     for signum in _SIGNALS:
         signal.signal(signum, on_signal)

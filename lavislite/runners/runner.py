@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -263,9 +264,10 @@ class Runner:
         path = self._save()
         logger.info(
             "Stopped after step %d of %d. Resume with:\n"
-            "  python train.py --cfg-path %s --options run.resume=%s",
+            "  %s train.py --cfg-path %s --options run.resume=%s",
             self.state.step,
             self.plan.total_steps,
+            distributed.launcher(os.environ),
             self.run_dir / "config.yaml",
             path,
         )

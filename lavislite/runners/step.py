@@ -77,6 +77,7 @@ class TrainStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.sync_statistics()
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, over all processes; here the host waits for the GPU.

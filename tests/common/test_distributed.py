@@ -88,6 +88,30 @@ def test_first_host(nodes: str, first: str) -> None:
     assert distributed.first_host(nodes) == first
 
 
+@pytest.mark.parametrize(
+    ("world_size", "environ", "command"),
+    [
+        (1, {}, "python"),
+        (8, {"SLURM_STEP_NUM_TASKS": "8"}, "srun python"),
+        (
+            8,
+            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "8"},
+            "torchrun --nproc-per-node=8",
+        ),
+        (
+            8,
+            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4"},
+            "torchrun --nnodes=2 ... --nproc-per-node=4",
+        ),
+    ],
+)
+def test_a_run_knows_how_it_was_launched(
+    world_size: int, environ: dict[str, str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: world_size)
+    assert distributed.launcher(environ) == command
+
+
 def test_unknown_device_says_what_exists() -> None:
     with pytest.raises(ConfigError, match=r"run\.device: 'gpu'.*auto, cpu, cuda"):
         distributed.resolve_device("gpu")

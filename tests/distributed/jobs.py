@@ -159,7 +159,25 @@ def stage1(_: Path) -> dict[str, Any]:
     return found
 
 
-JOBS = (collectives, training, resumption, not_a_number, full_disk, stage1)
+def statistics(out: Path) -> dict[str, Any]:
+    """Three steps with a batch norm that trains; the processes see different halves."""
+    import warnings
+
+    from runner_parts import Model, make_runner
+
+    model = Model(dropout=0)
+    model.dropout = torch.nn.BatchNorm1d(8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_runner(out / "norm", model=model, batch_size_train=4, max_steps=3).train()
+    return {
+        "mean": model.dropout.running_mean,
+        "var": model.dropout.running_var,
+        "warnings": [str(warning.message) for warning in caught],
+    }
+
+
+JOBS = (collectives, training, resumption, not_a_number, full_disk, stage1, statistics)
 
 
 def main(out: Path) -> None:

@@ -49,3 +49,13 @@ def test_a_bad_record_of_one_process_stops_all_and_is_named(
 def test_a_full_disk_stops_all(two_processes: list[dict[str, Any]]) -> None:
     for process in two_processes:
         assert "No space left on device" in process["full_disk"]["error"]
+
+
+def test_batch_norms_have_the_same_statistics_everywhere(
+    two_processes: list[dict[str, Any]],
+) -> None:
+    first, second = (process["statistics"] for process in two_processes)
+    assert first["mean"].abs().max() > 0.01
+    assert torch.equal(first["mean"], second["mean"])
+    assert torch.equal(first["var"], second["var"])
+    assert not first["warnings"]

@@ -79,6 +79,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert stopped.value.code == code
     assert signal.getsignal(signum) is before
     saved = tmp_path / "run/checkpoints/step_3"
+    assert f"python train.py --cfg-path {tmp_path}/run/config.yaml" in caplog.text
     assert f"--options run.resume={saved}" in caplog.text
     make_runner(tmp_path / "run", resume="auto", save_freq=0).train()
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lavislite.common.errors import ConfigError
+from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.base import BaseModel, backbone_layer_ids
 from lavislite.models.blip2.bert import initialise_qformer
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
@@ -19,6 +21,8 @@ from lavislite.models.blip2.qformer import QFormer
 from lavislite.models.blip2.text import TextPacker, build_tokenizer, tokenizer_identity
 from lavislite.models.blip2.weights import load_pretrained, run_tokenizer
 from lavislite.models.vision.base import VisionConfig, build_vision, vision_fingerprint
+
+TEMPERATURE_RANGE = (0.001, 0.5)  # of the contrast; it is learnt within
 
 
 @dataclass
@@ -45,6 +49,25 @@ class Blip2Config:
     ln_vision_eps: float = 1e-5
     pretrained: str | None = None
 
+    def check(self) -> None:
+        """Raise ConfigError naming the first value that cannot be."""
+        bounds: Bounds = {
+            "num_query_tokens": (1, None),
+            "embed_dim": (1, None),
+            "max_txt_len": (3, None),  # [CLS], a token, [SEP]
+            "label_smoothing": (0, 1),
+            "temperature": TEMPERATURE_RANGE,
+            "negative_sharpness": (0, None),
+        }
+        check_bounds("model", self, bounds)
+        self.vision.check()
+        self.qformer.check()
+        if self.max_txt_len > self.qformer.max_positions:
+            raise ConfigError(
+                f"model.max_txt_len: {self.max_txt_len} tokens do not fit into "
+                f"model.qformer.max_positions {self.qformer.max_positions}."
+            )
+
 
 class ImageEmbedding(NamedTuple):
     image_embeds: Tensor  # [B, T, C] tokens of the vision tower after ln_vision
@@ -64,6 +87,7 @@ class Blip2Base(BaseModel):
 
     def __init__(self, cfg: Blip2Config, *, vision: nn.Module, tokenizer: Any) -> None:
         super().__init__()
+        cfg.check()
         self.cfg = cfg
         self.tokenizer = tokenizer
         self.pack = TextPacker(tokenizer, cfg.max_txt_len)

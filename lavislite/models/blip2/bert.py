@@ -41,7 +41,7 @@ def initialise_qformer(qformer: QFormer, spec: str) -> None:
         load_bert(qformer, load_tensors(_bert_weights()), BERT)
     except UserError as error:
         if spec == BERT:
-            raise
+            raise type(error)(f"model.qformer.init: {error}") from error
         logger.info("Q-Former: %s It starts from random weights.", error)
 
 
@@ -55,8 +55,11 @@ def _is_bert_sized(qformer: QFormer) -> bool:
 def _bert_weights() -> Path:
     try:
         return find_bert("model.safetensors")
-    except UserError:
-        return find_bert("pytorch_model.bin")
+    except UserError as error:
+        try:
+            return find_bert("pytorch_model.bin")
+        except UserError:
+            raise error from None  # the file to get is the first
 
 
 def load_bert(qformer: QFormer, state: State, origin: str) -> None:

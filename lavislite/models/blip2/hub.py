@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
 from lavislite.common.errors import UserError
+from lavislite.common.hub import hub_trouble
 from lavislite.common.io import cache_dir
 
 BERT = "bert-base-uncased"
 BERT_REPOS = ("google-bert/bert-base-uncased", BERT)
-HUB_TIMEOUT_SECONDS = 3
 
 
 def find_bert(filename: str) -> Path:
@@ -29,20 +28,11 @@ def find_bert(filename: str) -> Path:
         if isinstance(found, str):
             return Path(found)
     try:
-        _probe_hub()
+        if (trouble := hub_trouble()) is not None:
+            raise ConnectionError(trouble)
         return Path(hf_hub_download(BERT_REPOS[0], filename))
     except Exception as error:  # every kind of network trouble has a class of its own
         raise UserError(
             f"{BERT}'s {filename} is not in the Hugging Face cache and the hub cannot be reached "
             f"({error}). Put it into {own.parent}, or name a folder that holds it."
         ) from error
-
-
-def _probe_hub() -> None:
-    """Raise when the hub is out of reach; its own client would retry for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set")
-    with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS):
-        pass

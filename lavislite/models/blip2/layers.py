@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lavislite.common.errors import ConfigError
+from lavislite.common.schema import check_bounds
+
 KeyValue = tuple[Tensor, Tensor]
 
 
@@ -36,6 +39,21 @@ class QFormerConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     init: str = "auto"
+
+    def check(self) -> None:
+        """Raise ConfigError naming the first value that cannot be."""
+        counts = (
+            *("hidden_size", "num_layers", "num_heads", "intermediate_size"),
+            *("cross_attention_freq", "max_positions"),
+        )
+        fractions = ("dropout", "attention_dropout")
+        check_bounds("model.qformer", self, dict.fromkeys(counts, (1, None)))
+        check_bounds("model.qformer", self, dict.fromkeys(fractions, (0, 1)))
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"model.qformer.num_heads: {self.num_heads} does not divide hidden_size "
+                f"{self.hidden_size}."
+            )
 
 
 class Projections(nn.Module):

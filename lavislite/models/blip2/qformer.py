@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lavislite.common.errors import ConfigError
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig, QFormerLayer
 
 
@@ -113,18 +112,12 @@ class QFormer(nn.Module):
         image_width: width C of the image tokens.
 
     Raises:
-        ConfigError: the heads do not divide the width, or no layer would look at the image.
+        ConfigError: a size that cannot be; see `QFormerConfig.check`.
     """
 
     def __init__(self, cfg: QFormerConfig, *, vocab_size: int, image_width: int) -> None:
         super().__init__()
-        if cfg.hidden_size % cfg.num_heads:
-            raise ConfigError(
-                f"model.qformer: num_heads {cfg.num_heads} does not divide hidden_size "
-                f"{cfg.hidden_size}."
-            )
-        if cfg.cross_attention_freq < 1:
-            raise ConfigError("model.qformer.cross_attention_freq must be 1 or more.")
+        cfg.check()
         self.cfg = cfg
         self.bert = Bert(cfg, vocab_size, image_width)
         self.cls = Head(cfg, vocab_size)

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from lavislite.common import catalog, distributed
 from lavislite.models.blip2 import losses
-from lavislite.models.blip2.base import Blip2Config, ImageEmbedding
+from lavislite.models.blip2.base import TEMPERATURE_RANGE, Blip2Config, ImageEmbedding
 from lavislite.models.blip2.inference import Blip2Inference
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
 from lavislite.models.blip2.qformer import ImageMemory
 from lavislite.models.blip2.text import TextBatch
 
 __all__ = ["Blip2Config", "Blip2Qformer", "ImageEmbedding", "ImageMemory", "QFormerConfig"]
-
-TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class Negatives(NamedTuple):

@@ -18,6 +18,7 @@ from lavislite.common import catalog
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
+from lavislite.common.schema import Bounds, check_bounds
 
 logger = get_logger(__name__)
 
@@ -56,6 +57,15 @@ class VisionConfig:
     drop_path_rate: float = 0.0
     grad_checkpointing: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ConfigError naming the first number that cannot be."""
+        bounds: Bounds = {
+            "image_size": (1, None),
+            "drop_blocks": (0, None),
+            "drop_path_rate": (0, 1),
+        }
+        check_bounds("model.vision", self, bounds)
 
 
 class VisionBackbone(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.hub import hub_trouble
 from lavislite.common.io import fetch, load_tensors
 from lavislite.common.registry import did_you_mean
 
@@ -92,6 +93,8 @@ class HFBackbone(nn.Module):
 def _load(name: str, weights: str | None, dtype: torch.dtype, where: dict[str, Any]) -> Any:
     import transformers
 
+    if not Path(name).is_dir():
+        hub_trouble()
     try:
         config = transformers.AutoConfig.from_pretrained(name, **where)
     except (OSError, ValueError) as error:
@@ -138,6 +141,7 @@ def _source(name: str, weights: str | None) -> tuple[str | Path | None, Any]:
         return name, None
     hub_id = weights.count("/") == 1 and not Path(weights).suffix and not Path(weights).exists()
     if hub_id:
+        hub_trouble()
         return weights, None
     path = fetch(weights)
     return (path, None) if path.is_dir() else (None, dict(load_tensors(path)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.hub import hub_trouble
 from lavislite.common.io import fetch, load_tensors
 from lavislite.common.registry import did_you_mean
 
@@ -117,6 +118,8 @@ def create(
         arguments.setdefault("img_size", image_size)
     if not drop_path_rate:
         del arguments["drop_path_rate"]
+    if pretrained:
+        hub_trouble()
     try:
         with _default_dtype(dtype), _quiet_download():
             return timm.create_model(name, pretrained=pretrained, **arguments)
