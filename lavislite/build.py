@@ -112,7 +112,10 @@ def _use_checkpoint(cfg: Config, checkpoint: str | Path) -> None:
     """Evaluate a training checkpoint through ``run.resume``, other weights as `pretrained`."""
     from lavislite.models.blip2.weights import checkpoint_in
 
-    path = checkpoint_in(fetch(checkpoint))
+    found = fetch(checkpoint)
+    if found.suffix in (".yaml", ".yml"):
+        raise UserError(f"--checkpoint: {checkpoint} holds no weights; name its folder")
+    path = checkpoint_in(found)
     if (path / "meta.json").is_file():
         cfg.run.resume = str(path)
     elif hasattr(cfg.model, "pretrained"):

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so ``--help`` and the listi
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ examples:
   lavislite models 'blip2*'
 """  # noqa: E501
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, over quota, read-only
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
@@ -44,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        _complain(UserError(f"Cannot write{place}: {error.strerror}. What was saved is complete."))
+        return 2
 
 
 def _complain(error: UserError) -> None:

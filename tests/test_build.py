@@ -123,7 +123,7 @@ def test_splits_that_nobody_has(tmp_path: Path) -> None:
 
 
 def test_names_that_nobody_registered(tmp_path: Path) -> None:
-    fails(make(tmp_path, {"lr_sched": "cosine"}), UserError, r"Unknown lr schedule 'cosine'")
+    fails(make(tmp_path, {"lr_sched": "cosine"}), UserError, r"lr_sched: Unknown lr schedule")
     fails(make(tmp_path, {"runner": "runner_bas"}), UserError, r"Did you mean 'runner_base'")
     cfg = make(tmp_path)
     cfg.model.vision.name = "tinny"
@@ -140,6 +140,21 @@ def test_images_that_do_not_fit_the_backbone(tmp_path: Path) -> None:
     fails(cfg, ConfigError, r"toy_data.vis_processor.*16 pixels, model.vision.image_size is 8")
     cfg = make(tmp_path, vis_processor={"mean": [0.0, 0.0, 0.0]})
     fails(cfg, ConfigError, r"mean \[0.0, 0.0, 0.0\].*'tiny' was trained with \[0.5, 0.5, 0.5\]")
+
+
+def test_more_than_one_batch_needs_is_known_before_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "build_model", None)
+    fails(make(tmp_path, {"batch_size_train": 1000}), UserError, r"Lower run.batch_size_train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("batch_size_train", 0), ("max_steps", 0), ("num_workers", -1), ("init_lr", -1.0)],
+)
+def test_numbers_that_cannot_be(tmp_path: Path, key: str, value: float) -> None:
+    fails(make(tmp_path, {key: value}), ConfigError, rf"run.{key}: expected . or more, saw {value}")
 
 
 def test_no_dataset(tmp_path: Path) -> None:
@@ -159,6 +174,11 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match=r"Cannot write to .*run.output_dir="):
         build.build_runner(make(tmp_path))
+
+
+def test_a_configuration_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    fails(make(tmp_path), UserError, "holds no weights", checkpoint=tmp_path / "config.yaml")
 
 
 def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -69,6 +70,17 @@ def test_lavis_scripts_and_flags(project: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
+def test_a_full_disk_is_one_sentence(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
+
+    monkeypatch.setattr("lavislite.runners.log.RunLog.write", full)
+    assert main(["train", "--cfg-path", str(project)]) == 2
+    assert "error: Cannot write (log.jsonl): No space left on device" in capsys.readouterr().err
+
+
 def test_user_dir_flag(project: Path) -> None:
     project.write_text(PROJECT.replace(f"user_dir: {TOY}", ""))
     assert main(["validate", "--cfg-path", str(project), "--user-dir", TOY]) == 0
@@ -83,6 +95,9 @@ def test_validate_reads_the_data_and_builds_no_model(
     arguments = ["validate", "--cfg-path", str(project), "--options", "run.valid_splits=[va]"]
     assert main(arguments) == 2
     assert "Did you mean 'val'" in capsys.readouterr().err
+    arguments = ["validate", "--cfg-path", str(project), "--options", "run.batch_size_train=1000"]
+    assert main(arguments) == 2
+    assert "Lower run.batch_size_train" in capsys.readouterr().err
 
 
 def test_listings_take_wildcards(capsys: pytest.CaptureFixture[str]) -> None:

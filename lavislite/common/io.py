@@ -178,6 +178,9 @@ def _load_torch(path: Path) -> Mapping[str, Tensor]:
 
     import torch
 
+    with path.open("rb") as file:
+        if file.read(1) not in (b"P", b"\x80"):  # a zip archive, or a pickle of old
+            raise CheckpointError(f"{path}: not a PyTorch checkpoint, nor named *.safetensors")
     try:
         # Only the zip format (PyTorch >= 1.6) can be mapped.
         content = torch.load(
@@ -370,13 +373,14 @@ def _from_hub(url: str) -> Path:
     if len(parts) < 2:
         raise UserError(f"{url}: expected hf://organisation/name or hf://organisation/name/file")
     repo = "/".join(parts[:2])
-    hub_trouble()
+    trouble = hub_trouble()
     try:
         if len(parts) == 3:
             return Path(hf_hub_download(repo, parts[2]))
         return Path(snapshot_download(repo))
     except (OSError, ValueError) as error:  # the hub's errors are kinds of these
-        raise UserError(f"Cannot fetch {url}: {error}") from error
+        reason = f"not in the Hugging Face cache, and {trouble}" if trouble else str(error)
+        raise UserError(f"Cannot fetch {url}: {reason}") from error
 
 
 def _from_iopath(url: str) -> Path:

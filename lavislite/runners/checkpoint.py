@@ -157,8 +157,12 @@ def load_weights(path: Path, model: Any, arch: str) -> dict[str, Any]:
     meta = read_meta(path)
     if meta["arch"] != arch:
         raise CheckpointError(f"{path} holds a model '{meta['arch']}', this run has '{arch}'.")
-    model.check_identity(meta["identity"])
-    model.load_trainable(load_tensors(path / "model.safetensors"))
+    try:
+        model.check_identity(meta["identity"])
+        model.load_trainable(load_tensors(path / "model.safetensors"))
+    except CheckpointError as error:
+        named = str(path) in str(error)
+        raise CheckpointError(str(error) if named else f"{path}: {error}") from error
     return meta
 
 

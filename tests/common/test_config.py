@@ -168,6 +168,13 @@ def test_an_unknown_key_names_file_key_and_nearest(project: Path) -> None:
     )
 
 
+def test_a_base_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "run: {}")
+    top = write(tmp_path / "top.yaml", "base: bsae.yaml")
+    with pytest.raises(ConfigError, match=r"No base file .*bsae.yaml. Did you mean 'base.yaml'"):
+        load_config(top)
+
+
 def test_the_guilty_file_is_the_base(project: Path, tmp_path: Path) -> None:
     write(tmp_path / "wrong.yaml", "run: {max_epohc: 1}")
     top = write(tmp_path / "top.yaml", "base: [project.yaml, wrong.yaml]")

@@ -216,3 +216,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((tmp_path / "whole").read_bytes()[:300])
     with pytest.raises(CheckpointError, match=name):
         io.load_tensors(tmp_path / name)
+
+
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("model: {}")
+    with pytest.raises(CheckpointError, match=r"w\.pth: not a PyTorch checkpoint"):
+        io.load_tensors(tmp_path / "w.pth")

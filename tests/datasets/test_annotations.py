@@ -175,6 +175,7 @@ def test_broken_files_are_explained(case: str, tmp_path: Path) -> None:
         ("x.csv", "image,caption\na.jpg\n", ["line 2", "saw 1"]),
         ("x.csv", "image\tcaption\na\tb\n", ["Is it a .tsv file?"]),
         ("x.tsv", "image,caption\na,b\n", ["Is it a .csv file?"]),
+        ("x.csv", "image;caption\na;b\n", ["'image;caption'", "Save the file with ','"]),
         ("x.csv", "image,captoin\na,b\n", ["line 2", "no `caption`", "Did you mean 'captoin'?"]),
         ("x.csv", "image,caption\na,\n", ["line 2", "expected some text"]),
         ("x.csv", 'image,caption\na,"b\n', ["not valid CSV"]),

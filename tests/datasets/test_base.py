@@ -7,9 +7,11 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dataset_parts import SIZE, build, draw, write
+from PIL import Image
 
 from lavislite.common.config import resolve
 from lavislite.common.errors import ConfigError, DataError
@@ -92,6 +94,27 @@ def test_evaluation_leaves_unreadable_pictures_out_from_the_start(tmp_path: Path
     assert dataset.bad_records == 2
     texts = [dataset[i]["text_input"] for i in range(8)]
     assert [t[0] for t in texts] == ["0", "1", "3", "4", "5", "6", "8", "9"]
+
+
+@pytest.mark.parametrize("format_", ["png", "jpeg", "webp", "bmp"])
+def test_evaluation_leaves_pictures_cut_short_out(tmp_path: Path, format_: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8))
+    make = mine(tmp_path, 10, train=False, max_bad_fraction=0.1)
+    noise.save(tmp_path / "images/3.jpg", format_)
+    assert len(make()) == 10
+    content = (tmp_path / "images/3.jpg").read_bytes()
+    (tmp_path / "images/3.jpg").write_bytes(content[: len(content) // 2])
+    assert len(make()) == 9
+
+
+def test_evaluation_leaves_a_png_damaged_within_out(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8))
+    make = mine(tmp_path, 10, train=False, max_bad_fraction=0.1)
+    noise.save(tmp_path / "images/3.jpg", "png")
+    content = bytearray((tmp_path / "images/3.jpg").read_bytes())
+    content[2000:2040] = bytes(40)
+    (tmp_path / "images/3.jpg").write_bytes(content)
+    assert len(make()) == 9
 
 
 def test_a_processors_own_mistake_is_not_a_bad_picture(tmp_path: Path) -> None:

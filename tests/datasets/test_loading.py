@@ -145,3 +145,17 @@ def test_ratios_that_make_no_sense_are_refused(ratios: tuple) -> None:
 def test_too_few_samples_for_a_batch() -> None:
     with pytest.raises(DataError, match="noisy has 3"):
         make([Noisy(3)])
+
+
+class Refusing(Noisy):
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        raise DataError(f"{type(samples).__name__}: shapes differ")
+
+
+def test_an_error_in_a_worker_is_one_sentence_and_ends_the_workers() -> None:
+    import multiprocessing
+
+    with pytest.raises(DataError) as error:  # it keeps the traceback, and so the loader, alive
+        list(make([Refusing(64)], num_workers=1).batches(0, 16))
+    assert str(error.value) == "list: shapes differ"
+    assert multiprocessing.active_children() == []

@@ -130,8 +130,14 @@ def test_a_fresh_query_ffn_equals_the_text_ffn_and_the_rest_is_small_noise() -> 
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match="num_heads 5 does not divide hidden_size 16"):
+    with pytest.raises(ConfigError, match="num_heads: 5 does not divide hidden_size 16"):
         small(num_heads=5)
+
+
+@pytest.mark.parametrize("key", ["num_heads", "num_layers", "hidden_size", "max_positions"])
+def test_a_size_of_nothing_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.qformer.{key}: expected 1 or more, saw 0"):
+        QFormerConfig(**{key: 0}).check()
 
 
 def test_a_training_step_stays_within_its_budget(tmp_path) -> None:

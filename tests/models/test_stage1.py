@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lavislite.common import distributed
+from lavislite.common.errors import ConfigError
 from lavislite.models.blip2 import losses
-from lavislite.models.blip2.stage1 import Blip2Qformer
+from lavislite.models.blip2.stage1 import Blip2Config, Blip2Qformer
 
 from .reference import (
     FOLDER,
@@ -275,3 +276,18 @@ def test_a_fresh_model_starts_at_chance() -> None:
     assert model.temp.item() == pytest.approx(0.07)
     for layer in model.Qformer.layers:
         assert torch.equal(layer.intermediate_query.dense.weight, layer.intermediate.dense.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_query_tokens": 0}, "model.num_query_tokens: expected 1 or more, saw 0"),
+        ({"embed_dim": -1}, "model.embed_dim: expected 1 or more, saw -1"),
+        ({"label_smoothing": 2.0}, "model.label_smoothing: expected 0 to 1, saw 2.0"),
+        ({"max_txt_len": 2}, "model.max_txt_len: expected 3 or more, saw 2"),
+        ({"max_txt_len": 513}, "max_txt_len: 513 tokens do not fit .*max_positions 512"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Blip2Config(**options).check()

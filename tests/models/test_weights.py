@@ -185,6 +185,10 @@ def test_the_tokenizer_of_a_run_is_used_again(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "last").symlink_to("step_5")
     assert run_tokenizer(str(tmp_path)) == str(tmp_path / "tokenizer")
     assert run_tokenizer(str(tmp_path / "checkpoints/step_5")) == str(tmp_path / "tokenizer")
+    (tmp_path / "checkpoints/step_5/meta.json").write_text("{}")
+    weights = tmp_path / "checkpoints/step_5/model.safetensors"
+    weights.write_bytes(b"")
+    assert run_tokenizer(str(weights)) == str(tmp_path / "tokenizer")
 
 
 # ---- BERT
@@ -264,5 +268,5 @@ def test_a_bert_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_auto_starts_afresh_when_bert_does_not_fit_or_cannot_be_had() -> None:
     with_init("auto")
-    with pytest.raises(UserError, match=r"bert-base-uncased.*Put it into"):
+    with pytest.raises(UserError, match=r"qformer.init: bert.*model.safetensors.*Put it into"):
         with_init("bert-base-uncased")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runner_parts import Data, Model, make_runner
 
 from lavislite.common.errors import CheckpointError, TrainingError
@@ -60,6 +61,14 @@ def test_a_file_is_no_checkpoint_and_says_what_to_use(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(CheckpointError, match=r"no meta\.json.*model\.pretrained"):
         load_checkpoint(tmp_path / "x", Model(), "Model")
+
+
+def test_weights_that_do_not_fit_name_their_checkpoint(tmp_path: Path) -> None:
+    make_runner(tmp_path, train=Data(8), max_epoch=1).train()
+    model = Model()
+    model.more = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}.* lacks 'more\.weight'"):
+        load_checkpoint((tmp_path / "checkpoints/last").resolve(), model, "Model")
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

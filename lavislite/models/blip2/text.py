@@ -189,7 +189,10 @@ def _train(captions: Iterable[str] | None) -> Any:
         for word, _ in split(normalise(caption)):
             counts[word] += times
     if not counts:
-        raise UserError("model.tokenizer: the captions hold no words to make a vocabulary of.")
+        raise UserError(
+            "model.tokenizer: there are no training captions to make a vocabulary of. A run keeps "
+            "its own: set model.tokenizer=<run folder>/tokenizer."
+        )
     letters = sorted({letter for word in counts for letter in word})
     frequent = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], w))
     pieces = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *frequent]

@@ -118,16 +118,21 @@ def load_state(model: BaseModel, state: State, origin: str) -> None:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint a path means: of a run folder the best, else the last; others as they are."""
+    """The checkpoint a path means: of a run folder the best, else the last; others as they are.
+
+    The weights inside a checkpoint folder mean the folder, which knows what they belong to.
+    """
     for pointer in ("checkpoint_best", "last"):
         if (path / "checkpoints" / pointer).exists():
             return (path / "checkpoints" / pointer).resolve()
+    if path.is_file() and (path.parent / "meta.json").is_file():
+        return path.parent.resolve()
     return path
 
 
 def run_tokenizer(source: str | None) -> str | None:
     """Folder of the vocabulary that a run or checkpoint folder carries, if it does."""
-    if source is None or not Path(source).is_dir():
+    if source is None or not Path(source).exists():
         return None
     path = checkpoint_in(Path(source))
     for folder in (path, Path(source), path.parent.parent):
