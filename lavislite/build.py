@@ -68,7 +68,8 @@ def build_runner(
         UserError: the first thing that cannot work, before any expensive work.
     """
     check_config(cfg)
-    stem = Path(project).stem
+    name = Path(project).name
+    stem = name.removesuffix(".yaml").removesuffix(".yml")  # a dot elsewhere belongs to the name
     if checkpoint is not None:
         _use_checkpoint(cfg, checkpoint)
     if not dry_run:

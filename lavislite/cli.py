@@ -145,7 +145,7 @@ def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
         if args.dry_run and distributed.is_main():
             shutil.rmtree(runner.run_dir, ignore_errors=True)
     if train and not args.dry_run:
-        keep_result(cfg, args.cfg_path, runner)
+        keep_result(cfg, _project_name(args.cfg_path), runner)
     distributed.shutdown()
     return 0
 

@@ -49,8 +49,8 @@ def require_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))  # an empty file fits on a full disk
     except OSError as error:
         raise UserError(
             f"Cannot write to {folder}: {error.strerror or error}. Choose another place with "

@@ -16,6 +16,7 @@ from lavislite.common.config import (
 )
 from lavislite.common.errors import ConfigError
 from lavislite.common.registry import did_you_mean
+from lavislite.common.trained import last_run, saved_config
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,8 @@ def load_model(
 
     Args:
         name: an architecture, see `model_zoo`.
-        model_type: one of its published variants; None is the first of them.
+        model_type: one of its published variants; None is `checkpoint`'s own model when that is a
+            run, else the first of them.
         is_eval: evaluation mode, in float32 on the CPU.
         checkpoint: a run folder, a file or a URL to load instead of the published weights.
 
@@ -48,7 +50,7 @@ def load_model(
     from lavislite.build import build_model
 
     catalog.models.get(name)
-    cfg = resolve(_model_section(name, model_type, checkpoint), origin="load_model")
+    cfg = resolve(_project(name, model_type, checkpoint), origin="load_model")
     model = build_model(cfg)
     where = torch.device(device)
     if is_eval:
@@ -67,6 +69,8 @@ def load_model_and_preprocess(
 ) -> tuple[nn.Module, Processors, Processors]:
     """`load_model` and its processors: ``vis["eval"](image)``, ``txt["eval"](text)``."""
     model = load_model(name, model_type, is_eval, device, checkpoint)
+    if model_type is None and (saved := _run_of(checkpoint)) is not None:
+        return model, *load_preprocess(_processors(saved))
     chosen = _model_type(name, model_type)
     packaged = packaged_defaults("models", name, chosen) if chosen is not None else {}
     return model, *load_preprocess(packaged.get("preprocess", {}))
@@ -128,13 +132,41 @@ def _model_type(name: str, model_type: str | None) -> str | None:
     return model_type
 
 
-def _model_section(
-    name: str, model_type: str | None, checkpoint: str | Path | None
-) -> dict[str, Any]:
-    section: dict[str, Any] = {"arch": name, "model_type": _model_type(name, model_type)}
+def _project(name: str, model_type: str | None, checkpoint: str | Path | None) -> dict[str, Any]:
+    """What `load_model` resolves: a run's own configuration, or a packaged one."""
+    saved = _run_of(checkpoint) if model_type is None else None
+    project: dict[str, Any] = {}
+    if saved is not None:
+        project["model"] = {**saved["model"], "arch": name}
+    else:
+        chosen = _model_type(name, model_type)
+        project["model"] = {"arch": name, "model_type": chosen}
+        if chosen is not None:
+            saved = _run_of(_trained_by(name, chosen))
+    if saved is not None:  # a frozen part without weights follows from the seed
+        project |= {key: saved[key] for key in ("user_dir",) if key in saved}
+        project |= {"run": {"seed": saved["run"]["seed"]}} if "run" in saved else {}
     if checkpoint is not None:
-        section["pretrained"] = str(checkpoint)
-    return {"model": section}
+        project["model"]["pretrained"] = str(checkpoint)
+    return project
+
+
+def _trained_by(name: str, model_type: str) -> Path | None:
+    """The run that a packaged type refers to, if it is one that is trained here."""
+    packaged = packaged_defaults("models", name, model_type)
+    return last_run(packaged["trained_by"]) if "trained_by" in packaged else None
+
+
+def _run_of(checkpoint: str | Path | None) -> dict[str, Any] | None:
+    """The configuration of the run that `checkpoint` belongs to; None for other weights."""
+    path = saved_config(checkpoint) if checkpoint is not None else None
+    return read_yaml(path) if path is not None else None
+
+
+def _processors(saved: dict[str, Any]) -> dict[str, Any]:
+    """The processors of a run: those of its first dataset that has some."""
+    datasets = [options or {} for options in (saved.get("datasets") or {}).values()]
+    return next((options for options in datasets if options.get("vis_processor")), {})
 
 
 class ModelZoo:

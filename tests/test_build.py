@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -176,6 +178,19 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
         build.build_runner(make(tmp_path))
 
 
+def test_a_full_disk_is_noticed_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if len(content):  # an empty file still fits
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return 0
+
+    monkeypatch.setattr("lavislite.run_dir.tempfile.TemporaryFile", lambda **_: Full())
+    fails(make(tmp_path), UserError, r"Cannot write to .*out: No space left")
+
+
 def test_a_configuration_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     fails(make(tmp_path), UserError, "holds no weights", checkpoint=tmp_path / "config.yaml")
@@ -207,6 +222,7 @@ except build.UserError as error:
     Path(sys.argv[2], f"error{rank}").write_text(str(error))
 runner = build.build_runner(cfg, project="toy.yaml")
 Path(sys.argv[2], f"dir{rank}").write_text(str(runner.run_dir))
+distributed.shutdown()
 """
 
 

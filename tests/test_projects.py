@@ -37,7 +37,7 @@ def tiny(file: str, folder: Path) -> list[str]:
             annotations = few_pictures(folder)
             options += [f"{key}.annotations.{split}={annotations}" for split in dataset.annotations]
             options.append(f"{key}.images={folder}")
-    if "vision: {name: tiny" in (PROJECTS / file).read_text():
+    if "\n  vision: {name: tiny" in (PROJECTS / file).read_text():
         options.append("model.vision.weights=none")
     return options
 

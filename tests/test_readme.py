@@ -32,7 +32,8 @@ def test_there_are_commands() -> None:
 def test_files_that_a_command_names_exist(command: str) -> None:
     words = shlex.split(command)
     for word in words:
-        if word.endswith((".sh", ".py", ".txt")) or word.startswith("projects/"):
+        named = word.endswith((".sh", ".py", ".txt")) or word.startswith("projects/")
+        if named and word != "my_backbone.py":  # the reader's own file, shown above the command
             assert (ROOT / word).exists(), f"{command}: no {word}"
 
 

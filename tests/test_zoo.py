@@ -144,6 +144,33 @@ def test_the_playground_model_is_the_last_one_trained_here(tmp_path: Path) -> No
     assert model.cfg.pretrained == str(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_is_loaded_as_it_was_configured(tmp_path: Path) -> None:
+    step = tmp_path / "checkpoints/step_5"
+    step.mkdir(parents=True)
+    config = """
+model: {arch: blip2, num_query_tokens: 7}
+datasets:
+  images_only: null
+  mine: {vis_processor: {eval: {name: blip_image_eval, image_size: 72}}}
+run: {seed: 3}
+"""
+    for folder, mark in ((tmp_path, "run.json"), (step, "meta.json")):
+        (folder / "config.yaml").write_text(config)
+        (folder / mark).write_text("{}")
+    for checkpoint in (tmp_path, step, step / "model.safetensors"):
+        model, vis, _ = load_model_and_preprocess(
+            "blip2_feature_extractor", is_eval=True, checkpoint=checkpoint
+        )
+        assert (model.cfg.num_query_tokens, model.cfg.pretrained) == (7, str(checkpoint))
+        assert vis["eval"].image_size == 72
+        # Frozen random parts follow from the seed.
+        assert torch.equal(model.weight, load_model("blip2", checkpoint=tmp_path).weight)
+    assert load_model("blip2", "pretrain", checkpoint=tmp_path).cfg.num_query_tokens == 32
+    plain = load_model("blip2", checkpoint=tmp_path / "other/model.pth")
+    assert plain.cfg.num_query_tokens == 32
+
+
 def test_zoos_print_and_iterate() -> None:
     assert "blip2_image_text_matching" in str(model_zoo)
     assert dict(model_zoo)["blip2"] == ["coco", "playground", "pretrain", "pretrain_vitL"]

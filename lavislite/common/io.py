@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 import urllib.error
@@ -277,7 +278,11 @@ def _download_with_retries(url: str, part: Path, path: Path, progress: bool) -> 
                 ) from error
             reason: Exception = error
         except (OSError, EOFError) as error:  # refused, reset, timed out, cut short
-            reason = error
+            cause = getattr(error, "reason", None)
+            if isinstance(cause, socket.gaierror) and before == 0:
+                host = urllib.parse.urlsplit(url).hostname
+                raise _no_download(url, path, f"no connection to {host}") from error
+            reason = cause if isinstance(cause, OSError) else error
         moved = part.exists() and part.stat().st_size > before
         failures = 1 if moved else failures + 1  # a slow line may break often, as long as it moves
         if failures >= _ATTEMPTS:

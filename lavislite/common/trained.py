@@ -9,6 +9,14 @@ from lavislite.common.errors import CheckpointError
 from lavislite.common.io import atomic_write_text, cache_dir, read_json
 
 
+def saved_config(checkpoint: str | Path) -> Path | None:
+    """The configuration in a run or checkpoint folder, or beside the weights in the latter."""
+    path = Path(checkpoint).expanduser()
+    folder = path if path.is_dir() else path.parent
+    ours = any((folder / mark).is_file() for mark in ("run.json", "meta.json"))
+    return folder / "config.yaml" if ours and (folder / "config.yaml").is_file() else None
+
+
 def pointer(project: str | Path) -> Path:
     """The file in the cache that remembers the last finished run of the project file `project`."""
     return cache_dir() / "playground" / "trained" / f"{Path(project).stem}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import subprocess
 import sys
 import threading
@@ -112,6 +113,19 @@ def test_a_short_outage_is_survived_and_a_missing_file_is_not_asked_for_again(
     with pytest.raises(UserError, match=r"404.*by hand"):
         io.fetch(server.url + "x")
     assert len(server.ranges) == 4
+
+
+def test_without_a_network_one_sentence_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown_host(*_: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown_host)
+    monkeypatch.setattr("time.sleep", None)
+    with pytest.raises(UserError, match=r"no connection to nowhere\.invalid\. Without a network"):
+        io.fetch("http://nowhere.invalid/weights.bin")
+    assert not caplog.records
 
 
 def test_a_wrong_checksum_is_refused_and_not_kept(server: Server) -> None:

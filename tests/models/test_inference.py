@@ -66,6 +66,16 @@ def test_unknown_mode_and_missing_input(model: Blip2Qformer) -> None:
         model.extract_features({"image": torch.zeros(1)}, mode="text")
 
 
+def test_shapes_that_do_not_fit_are_named(model: Blip2Qformer) -> None:
+    image = reference_batch("eva_frozen")["image"]
+    with pytest.raises(UserError, match=r"expected \[B, 3, H, W\], got .*unsqueeze"):
+        model.extract_features({"image": image[0]}, mode="image")
+    with pytest.raises(UserError, match="one text per image, got 2 for 4"):
+        model.extract_features({"image": image, "text_input": ["a", "b"]})
+    with pytest.raises(UserError, match="No texts"):
+        model.extract_features({"text_input": []}, mode="text")
+
+
 def test_attention_of_the_queries(model: Blip2Qformer) -> None:
     batch = reference_batch("eva_frozen")
     with_text, alone = (

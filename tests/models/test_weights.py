@@ -189,6 +189,9 @@ def test_the_tokenizer_of_a_run_is_used_again(tmp_path: Path) -> None:
     weights = tmp_path / "checkpoints/step_5/model.safetensors"
     weights.write_bytes(b"")
     assert run_tokenizer(str(weights)) == str(tmp_path / "tokenizer")
+    assert run_tokenizer("https://example.org/weights.pth") is None
+    with pytest.raises(UserError, match="No checkpoint .*step_6"):
+        run_tokenizer(str(tmp_path / "checkpoints/step_6"))
 
 
 # ---- BERT

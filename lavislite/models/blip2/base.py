@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lavislite.common.errors import ConfigError
+from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.base import BaseModel, backbone_layer_ids
 from lavislite.models.blip2.bert import initialise_qformer
@@ -153,7 +153,16 @@ class Blip2Base(BaseModel):
     # ---- reading images and texts
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> tokens [B, T, C] after ln_vision, which is computed in float32."""
+        """[B, 3, H, W] -> tokens [B, T, C] after ln_vision, which is computed in float32.
+
+        Raises:
+            UserError: another shape.
+        """
+        if images.ndim != 4:
+            raise UserError(
+                f"image: expected [B, 3, H, W], got {list(images.shape)}. A single picture needs "
+                "image.unsqueeze(0)."
+            )
         images = images.to(self.device, non_blocking=True)
         tokens = self._look_frozen(images) if self.vision_is_frozen else self.visual_encoder(images)
         kind = self.device.type

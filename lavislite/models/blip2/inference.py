@@ -14,6 +14,7 @@ from lavislite.common.registry import did_you_mean
 from lavislite.models.blip2.base import Blip2Base, ImageEmbedding
 from lavislite.models.blip2.generation import Decoding, beam_search, sample
 from lavislite.models.blip2.qformer import ImageMemory
+from lavislite.models.blip2.text import TextBatch
 
 
 @dataclass
@@ -62,6 +63,19 @@ class Blip2Inference(Blip2Base):
         """`score_itm` for image tokens [P, T, C] and token ids with their mask [P, L]: [P]"""
         return self._itm(self.image_memory(image_inputs), text_ids, text_atts)[:, 1]
 
+    def pack_pairs(self, samples: dict[str, Any], max_length: int | None = None) -> TextBatch:
+        """The texts of ``samples["text_input"]``, one for each image.
+
+        Raises:
+            UserError: there are more or fewer texts than images.
+        """
+        text = self.pack(samples["text_input"], max_length).to(self.device)
+        if len(text.ids) != len(samples["image"]):
+            raise UserError(
+                f"Expected one text per image, got {len(text.ids)} for {len(samples['image'])}."
+            )
+        return text
+
     def _itm(self, memory: ImageMemory, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.Qformer.encode_pairs(self.query_tokens, ids, mask, memory)
         return self.itm_head(hidden).float().mean(1)
@@ -100,11 +114,13 @@ class Blip2Inference(Blip2Base):
         if mode == "image":
             queries, _ = self.forward_image(samples["image"])
             return BlipFeatures(image_embeds=queries, image_embeds_proj=self.project_image(queries))
-        text = self.pack(samples["text_input"], self.cfg.qformer.max_positions).to(self.device)
+        longest = self.cfg.qformer.max_positions
         if mode == "text":
+            text = self.pack(samples["text_input"], longest).to(self.device)
             rows = self.Qformer.encode_text(text.ids, text.mask)
             return BlipFeatures(text_embeds=rows, text_embeds_proj=self.project_text(rows))
         memory = self.image_memory(self.encode_image(samples["image"]))
+        text = self.pack_pairs(samples, longest)
         pairs = self.Qformer.encode_pairs(self.query_tokens, text.ids, text.mask, memory)
         return BlipFeatures(multimodal_embeds=pairs)
 
@@ -117,7 +133,7 @@ class Blip2Inference(Blip2Base):
         probe: list[Tensor] = []
         memory = self.image_memory(self.encode_image(samples["image"]))
         if "text_input" in samples:
-            text = self.pack(samples["text_input"]).to(self.device)
+            text = self.pack_pairs(samples)
             self.Qformer.encode_pairs(self.query_tokens, text.ids, text.mask, memory, probe=probe)
         else:
             self.Qformer.encode_queries(self.query_tokens, memory, probe=probe)

@@ -27,17 +27,16 @@ class Blip2ITM(Blip2Qformer):
             "itm": logits [B, 2] of (no match, match); "itc": cosine [B, 1] of the best query.
 
         Raises:
-            UserError: another head.
+            UserError: another head, or not one text per image.
         """
         if match_head not in ("itm", "itc"):
             raise UserError(f"match_head: expected 'itm' or 'itc', got '{match_head}'.")
         require_keys(samples, ("image", "text_input"), "image-text matching")
         image = self.encode_image(samples["image"])
+        text = self.pack_pairs(samples)
         if match_head == "itm":
-            text = self.pack(samples["text_input"]).to(self.device)
             return self._itm(self.image_memory(image), text.ids, text.mask)
         queries, _ = self.read_image(image)
-        sim = torch.einsum(
-            "bqe,be->bq", self.project_image(queries), self.embed_text(samples["text_input"])
-        )
+        rows = self.Qformer.encode_text(text.ids, text.mask, cls_only=True)[:, 0]
+        sim = torch.einsum("bqe,be->bq", self.project_image(queries), self.project_text(rows))
         return sim.amax(1, keepdim=True)

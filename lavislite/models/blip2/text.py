@@ -65,9 +65,15 @@ class TextPacker:
         self.truncated = 0
 
     def __call__(self, texts: str | Sequence[str], max_length: int | None = None) -> TextBatch:
-        """`max_length` counts ``[CLS]`` and ``[SEP]``; None is the packer's own."""
+        """`max_length` counts ``[CLS]`` and ``[SEP]``; None is the packer's own.
+
+        Raises:
+            UserError: there is no text.
+        """
         limit = max_length or self.max_length
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise UserError("No texts: expected one string or a list of at least one.")
         rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
         end = self.tokenizer.sep_token_id
         if max_length is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
-from lavislite.common.io import fetch, load_tensors, read_json
+from lavislite.common.io import fetch, load_tensors, read_json, require_path
 from lavislite.common.logging import get_logger
 from lavislite.models.base import BaseModel, check_state, copy_tensors
 from lavislite.models.vision.names import clip_to_timm, timm_to_clip
@@ -131,11 +132,16 @@ def checkpoint_in(path: Path) -> Path:
 
 
 def run_tokenizer(source: str | None) -> str | None:
-    """Folder of the vocabulary that a run or checkpoint folder carries, if it does."""
-    if source is None or not Path(source).exists():
+    """Folder of the vocabulary that a run or checkpoint folder carries, if it does.
+
+    Raises:
+        UserError: `source` is a local path that does not exist.
+    """
+    if source is None or len(urlsplit(source).scheme) > 1:  # a URL; one letter is a drive
         return None
-    path = checkpoint_in(Path(source))
-    for folder in (path, Path(source), path.parent.parent):
+    found = require_path(source, "checkpoint")
+    path = checkpoint_in(found)
+    for folder in (path, found, path.parent.parent):
         if (folder / "tokenizer" / "vocab.txt").exists():
             return str(folder / "tokenizer")
     return None

@@ -118,19 +118,34 @@ def create(
         arguments.setdefault("img_size", image_size)
     if not drop_path_rate:
         del arguments["drop_path_rate"]
-    if pretrained:
-        hub_trouble()
+    repo = published.hf_hub_id if published is not None else None
+    if pretrained and (trouble := hub_trouble()) and not _in_hub_cache(repo):
+        raise _no_weights(name, trouble)  # before a billion random numbers are drawn
     try:
         with _default_dtype(dtype), _quiet_download():
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"model.vision.options: timm's '{name}': {error}") from error
     except OSError as error:
-        raise UserError(
-            f"The published weights of timm's '{name}' cannot be had: {_first_line(error)}\n"
-            "They come from the Hugging Face hub and are cached in HF_HOME. Without a network set "
-            "model.vision.weights to a local file, or to 'none' for random weights."
-        ) from error
+        raise _no_weights(name, _first_line(error)) from error
+
+
+def _no_weights(name: str, reason: str) -> UserError:
+    return UserError(
+        f"The published weights of timm's '{name}' cannot be had: {reason}. "
+        "They come from the Hugging Face hub and are cached in HF_HOME. Without a network set "
+        "model.vision.weights to a local file, or to 'none' for random weights."
+    )
+
+
+def _in_hub_cache(repo: str | None) -> bool:
+    """Something of the hub's `repo` has been downloaded; True when there is no such repository."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if repo is None:
+        return True
+    folder = Path(HF_HUB_CACHE) / f"models--{repo.partition('@')[0].replace('/', '--')}"
+    return any(folder.glob("snapshots/*/*"))
 
 
 def load_weights(model: Any, path: Path, name: str) -> None:

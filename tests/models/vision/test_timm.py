@@ -77,6 +77,21 @@ def test_weights_of_another_image_size_are_fitted(tmp_path: Path) -> None:
     torch.testing.assert_close(large.model.norm.weight, small.model.norm.weight)
 
 
+def test_without_network_or_cache_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("lavislite.models.vision.timm.hub_trouble", lambda: "no connection")
+    monkeypatch.setattr("timm.create_model", None)
+    with pytest.raises(UserError, match=r"'test_vit' cannot be had: no connection\."):
+        build("test_vit", weights=None)
+    (tmp_path / "models--timm--test_vit.r160_in1k/snapshots/abc/model.safetensors").mkdir(
+        parents=True
+    )
+    with pytest.raises(ConfigError, match="'NoneType' object is not callable"):
+        build("test_vit", weights=None)  # what is in the cache is tried
+
+
 def test_what_timm_cannot_do_is_said() -> None:
     with pytest.raises(ConfigError, match="'vit_base_patch16_224' has no weights 'augreg_in2k'"):
         build("vit_base_patch16_224.augreg_in2k")
