@@ -57,6 +57,14 @@ def test_a_run_trains_and_leaves_a_configuration_that_runs(tmp_path: Path) -> No
     assert (runner.run_dir / "config.yaml").read_text() == cfg.to_yaml()
 
 
+def test_a_project_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    folders = {
+        build.build_runner(make(tmp_path), project=name).run_dir.parent.name
+        for name in ("toy.small.yaml", "toy.large.yaml", "toy.large")  # the last: of a resumed run
+    }
+    assert folders == {"toy.small", "toy.large"}
+
+
 def test_runs_started_together_get_folders_of_their_own(tmp_path: Path) -> None:
     cfg = make(tmp_path)
     with ThreadPoolExecutor(8) as pool:
@@ -78,6 +86,7 @@ def test_a_dry_run_leaves_nothing(tmp_path: Path) -> None:
     found = runner.dry_run()
     assert found["train"]["loss"] > 0
     assert not (tmp_path / "out").exists()
+    runner.run_dir.rmdir()  # the command line does this; empty, or it fails
 
 
 def test_evaluation_alone_builds_no_training_data(tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_train_then_evaluate(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert len([entry for entry in Path("output/toy").iterdir() if not entry.is_symlink()]) == 3
 
 
+def test_a_resumed_run_belongs_to_its_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr("lavislite.playground.keep_result", lambda _, name, __: kept.append(name))
+    main(["train", "--cfg-path", str(project), "--options", "run.max_steps=2"])
+    run = Path("output/toy/latest").resolve()
+    more = ["--options", f"run.resume={run}", "run.max_steps=3"]
+    main(["train", "--cfg-path", str(run / "config.yaml"), *more])
+    assert kept == ["toy", "toy"]
+
+
 def call(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)

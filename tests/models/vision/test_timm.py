@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lavislite.common.errors import CheckpointError, ConfigError
+from lavislite.common.errors import CheckpointError, ConfigError, UserError
 from lavislite.models.vision.base import VisionConfig, build_vision
 from lavislite.models.vision.names import clip_to_timm, timm_to_clip
 from lavislite.models.vision.positions import interpolate_positions
