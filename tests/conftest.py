@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from pathlib import Path
-
-import pytest
+# A shell's background job starts with Ctrl-C ignored; the tests of stopping send it themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
