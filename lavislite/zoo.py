@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavislite.common import catalog
-from lavislite.common.config import (
-    packaged_defaults,
-    packaged_types,
-    read_yaml,
-    resolve,
-    resolve_dataset,
-)
+from lavislite.common.config import resolve, resolve_dataset
 from lavislite.common.errors import ConfigError
+from lavislite.common.layers import read_yaml
+from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.registry import did_you_mean
 from lavislite.common.trained import last_run, saved_config
 

@@ -17,8 +17,8 @@ from torch import nn
 
 import lavislite
 from lavislite import registry
-from lavislite.common.config import packaged_defaults, packaged_types
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
+from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.trained import remember_run
 from lavislite.zoo import (
     dataset_zoo,

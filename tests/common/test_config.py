@@ -9,7 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from lavislite.common import catalog, config
+from lavislite.common import catalog
+from lavislite.common import packaged as packaged_files
 from lavislite.common.config import load_config, resolve
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.registry import UnknownNameError
@@ -31,7 +32,7 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write(packaged / "models/aliases.yaml", "other_name: stand_in")
     write(packaged / "datasets/captions/default.yaml", "annotations: {train: packaged.json}")
     write(packaged / "datasets/captions/tiny.yaml", "datasets: {captions: {images: tiny}}")
-    monkeypatch.setattr(config, "CONFIG_ROOT", packaged)
+    monkeypatch.setattr(packaged_files, "CONFIG_ROOT", packaged)
 
 
 def write(path: Path, text: str) -> Path:

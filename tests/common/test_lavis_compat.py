@@ -9,8 +9,9 @@ import pytest
 
 from lavislite.common import catalog, lavis_compat
 from lavislite.common import logging as our_logging
-from lavislite.common.config import Config, load_config, packaged_defaults
+from lavislite.common.config import Config, load_config
 from lavislite.common.errors import ConfigError
+from lavislite.common.packaged import packaged_defaults
 
 from .components import Builder, Model, RetrievalTask, Task
 
