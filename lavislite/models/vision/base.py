@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import Bounds, check_bounds
+from lavislite.models.fingerprint import fingerprint
 
 logger = get_logger(__name__)
 
@@ -259,16 +259,5 @@ def _is_machinery(file: str) -> bool:
 
 
 def vision_fingerprint(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits from the names, shapes and a few values of each tensor.
-
-    The values count as bfloat16: what ``precision: auto`` loads on a GPU and on a CPU is the same
-    backbone.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{list(tensor.shape)}".encode())
-        if tensor.numel() and not tensor.is_meta:
-            step = max(1, tensor.numel() // 7)
-            some: Sequence[float] = tensor.detach().flatten()[::step][:8].bfloat16().tolist()
-            digest.update(" ".join(f"{value:.3e}" for value in some).encode())
-    return digest.hexdigest()
+    """Sixteen hexadecimal digits that name the backbone's weights: `fingerprint`."""
+    return fingerprint(module.state_dict())

@@ -18,7 +18,10 @@ Step = Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode. `max_length` and `min_length` count the first and the last token."""
+    """How to decode. `max_length` and `min_length` count the first and the last token.
+
+    num_return: so many of the best beams of each row are the result.
+    """
 
     begin: int
     end: int
@@ -30,11 +33,13 @@ class Decoding:
     repetition_penalty: float = 1.0
     top_p: float = 0.9
     temperature: float = 1.0
+    no_repeat_ngram_size: int = 0
+    num_return: int = 1
 
 
 @torch.no_grad()
 def beam_search(step: Step, batch: int, how: Decoding, device: torch.device) -> Tensor:
-    """The best sequence of each of `batch` rows: [batch, length], ended and padded.
+    """The best sequences of each of `batch` rows: [batch * num_return, length], ended and padded.
 
     A hypothesis scores sum(log p) / length ** length_penalty, its end not counted. A row is done
     when no running beam can still beat the worst of its `num_beams` hypotheses. One beam is greedy.
@@ -72,7 +77,8 @@ def beam_search(step: Step, batch: int, how: Decoding, device: torch.device) -> 
         if bool(done.all()):
             break
     running = torch.where(done[:, None], -torch.inf, scores / beams.shape[-1] ** how.length_penalty)
-    return best.add(running, beams).sequences[:, 0, : how.max_length]
+    sequences = best.add(running, beams).sequences
+    return sequences[:, : how.num_return, : how.max_length].flatten(0, 1)
 
 
 @torch.no_grad()
@@ -98,11 +104,15 @@ def sample(step: Step, batch: int, how: Decoding, device: torch.device) -> Tenso
 
 
 def _adjust(scores: Tensor, tokens: Tensor, how: Decoding) -> Tensor:
-    """Make repeated tokens less likely, and the end impossible before `min_length`."""
+    """Make repeated tokens less likely, repeated sequences and an early end impossible."""
     if how.repetition_penalty != 1.0:
         seen = scores.gather(1, tokens)
         penalty = how.repetition_penalty
         scores = scores.scatter(1, tokens, torch.where(seen < 0, seen * penalty, seen / penalty))
+    if how.no_repeat_ngram_size:
+        from transformers import NoRepeatNGramLogitsProcessor
+
+        scores = NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size)(tokens, scores)
     if tokens.shape[1] < how.min_length:
         scores = scores.clone()
         scores[:, how.end] = -torch.inf
