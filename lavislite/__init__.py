@@ -9,7 +9,7 @@ Everything here is imported on first use: ``import lavislite`` alone costs nothi
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from lavislite.common.version import __version__
 
 _WHERE = {
     "load_model": "lavislite.zoo",

@@ -1,4 +1,4 @@
-"""The command line: ``lavislite train | evaluate | validate | models | datasets``.
+"""The command line: ``lavislite train | evaluate | validate | convert | models | datasets``.
 
 Nothing heavy is imported before a command needs it, so ``--help`` and the listings are instant.
 """
@@ -25,6 +25,7 @@ examples:
   torchrun --nproc-per-node=8 train.py --cfg-path my.yaml
   lavislite evaluate --cfg-path my.yaml --checkpoint output/my/latest
   lavislite validate --cfg-path my.yaml                     configuration and annotation files, no model
+  lavislite convert output/my/latest exported --to hf       for transformers and vLLM
   lavislite models 'blip2*'
 """  # noqa: E501
 
@@ -85,6 +86,25 @@ def validate(args: argparse.Namespace) -> int:
     for line in validate_project(cfg):
         print(line)
     print(f"{args.cfg_path}: ok")
+    return 0
+
+
+def convert_model(args: argparse.Namespace) -> int:
+    from lavislite.common.userdir import import_user_dir
+    from lavislite.convert import convert
+
+    if args.user_dir is not None:
+        import_user_dir(args.user_dir)
+    convert(
+        args.source,
+        args.dest,
+        args.to,
+        arch=args.arch,
+        model_type=args.model_type,
+        options=args.options,
+        dtype=args.dtype,
+        verify=args.verify,
+    )
     return 0
 
 
@@ -216,14 +236,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add("validate", validate, "check configuration and annotation files, build no model")
     _add_config(sub, required=True)
+    _add_convert(add("convert", convert_model, "write a model in another format, and check it"))
     for name, command in (("models", list_models), ("datasets", list_datasets)):
         sub = add(name, command, f"list {name} and their types")
         sub.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'blip2*'")
     return parser
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", help="run, checkpoint or model folder, LAVIS .pth, or folder of Hugging Face"
+    )
+    parser.add_argument("dest", help="new folder; for lavis a new file *.pth")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="hf, lavis or lavislite")
+    parser.add_argument("--arch", metavar="NAME", help="the model, when the source does not say")
+    parser.add_argument("--model-type", metavar="TYPE", help="its type, see: lavislite models")
+    parser.add_argument("--dtype", metavar="TYPE", help="fp32, bf16 or fp16; default: as it is")
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not load what was written"
+    )
+    _add_options(parser)
+
+
 def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--cfg-path", required=required, metavar="YAML", help="project file")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options",
         nargs="+",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavislite.common import catalog
 from lavislite.common.config import resolve, resolve_dataset
 from lavislite.common.errors import ConfigError
+from lavislite.common.io import fetch
 from lavislite.common.layers import read_yaml
 from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.registry import did_you_mean
@@ -33,7 +35,7 @@ def load_model(
     Args:
         name: an architecture, see `model_zoo`.
         model_type: one of its published variants; None is `checkpoint`'s own model when that is a
-            run, else the first of them.
+            run of such a model, else the first of them.
         is_eval: evaluation mode, in float32 on the CPU.
         checkpoint: a run folder, a file or a URL to load instead of the published weights.
 
@@ -119,7 +121,8 @@ def load_dataset(
 def _model_type(name: str, model_type: str | None) -> str | None:
     types = packaged_types("models", name)
     if model_type is None:
-        return "pretrain" if "pretrain" in types else next(iter(types), None)
+        pretrained = [known for known in types if known.startswith("pretrain")]
+        return next(iter(pretrained or types), None)
     if types and model_type not in types:
         raise ConfigError(
             f"model '{name}' has no model_type '{model_type}'.{did_you_mean(model_type, types)} "
@@ -132,7 +135,7 @@ def _project(name: str, model_type: str | None, checkpoint: str | Path | None) -
     """What `load_model` resolves: a run's own configuration, or a packaged one."""
     saved = _run_of(checkpoint) if model_type is None else None
     project: dict[str, Any] = {}
-    if saved is not None:
+    if saved is not None and _same_options(name, saved["model"].get("arch", name)):
         project["model"] = {**saved["model"], "arch": name}
     else:
         chosen = _model_type(name, model_type)
@@ -147,6 +150,14 @@ def _project(name: str, model_type: str | None, checkpoint: str | Path | None) -
     return project
 
 
+def _same_options(name: str, other: str) -> bool:
+    """The options of the model `other` are options of `name`: not so for another stage."""
+    if name == other:
+        return True
+    known, theirs = (catalog.models.get(n).Config for n in (name, other))
+    return {f.name for f in fields(known)} == {f.name for f in fields(theirs)}
+
+
 def _trained_by(name: str, model_type: str) -> Path | None:
     """The run that a packaged type refers to, if it is one that is trained here."""
     packaged = packaged_defaults("models", name, model_type)
@@ -154,15 +165,30 @@ def _trained_by(name: str, model_type: str) -> Path | None:
 
 
 def _run_of(checkpoint: str | Path | None) -> dict[str, Any] | None:
-    """The configuration of the run that `checkpoint` belongs to; None for other weights."""
-    path = saved_config(checkpoint) if checkpoint is not None else None
-    return read_yaml(path) if path is not None else None
+    """The configuration that `checkpoint` brings: of its run, or in Hugging Face's words.
+
+    None for weights without one.
+    """
+    if checkpoint is None:
+        return None
+    from lavislite.models.blip2.hf_import import hf_config, hf_preprocess, is_hf_folder
+    from lavislite.models.blip2.native import native_project
+
+    path = saved_config(checkpoint)
+    if path is not None:
+        return native_project(path.parent)
+    found = fetch(checkpoint) if str(checkpoint).startswith("hf://") else checkpoint
+    if not is_hf_folder(found):
+        return None
+    arch, options = hf_config(found)
+    return {"model": {"arch": arch, **options}, "preprocess": hf_preprocess(Path(found))}
 
 
 def _processors(saved: dict[str, Any]) -> dict[str, Any]:
     """The processors of a run: those of its first dataset that has some."""
     datasets = [options or {} for options in (saved.get("datasets") or {}).values()]
-    return next((options for options in datasets if options.get("vis_processor")), {})
+    first = next((options for options in datasets if options.get("vis_processor")), {})
+    return saved.get("preprocess") or first
 
 
 class ModelZoo:

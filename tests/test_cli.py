@@ -115,7 +115,7 @@ def test_validate_reads_the_data_and_builds_no_model(
 def test_listings_take_wildcards(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "blip2*"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 7
     assert lines[0].split() == ["blip2", "coco,", "playground,", "pretrain,", "pretrain_vitL"]
     assert main(["datasets", "*retrieval"]) == 0
     assert "coco_retrieval" in capsys.readouterr().out

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from torch import nn
 
 import lavislite
 from lavislite import registry
+from lavislite.common.config import resolve
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
 from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.trained import remember_run
@@ -169,6 +172,107 @@ run: {seed: 3}
     assert load_model("blip2", "pretrain", checkpoint=tmp_path).cfg.num_query_tokens == 32
     plain = load_model("blip2", checkpoint=tmp_path / "other/model.pth")
     assert plain.cfg.num_query_tokens == 32
+
+
+PUBLISHED = {
+    "blip2_opt": [
+        *("caption_coco_opt2.7b", "caption_coco_opt6.7b", "playground"),
+        *("pretrain_opt2.7b", "pretrain_opt6.7b"),
+    ],
+    "blip2_t5": [
+        *("caption_coco_flant5xl", "playground"),
+        *("pretrain_flant5xl", "pretrain_flant5xl_vitL", "pretrain_flant5xxl"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_stage_two_models(name: str) -> None:
+    assert packaged_types("models", name) == PUBLISHED[name]
+    for model_type in PUBLISHED[name]:
+        if model_type == "playground":
+            continue
+        cfg = resolve({"model": {"arch": name, "model_type": model_type}}, origin="here").model
+        cfg.check()
+        size = model_type.rpartition("_opt")[2] if name == "blip2_opt" else model_type
+        assert size.removeprefix("pretrain_").removeprefix("caption_coco_") in cfg.pretrained
+        captions = model_type.startswith("caption")
+        assert (cfg.vision.image_size, cfg.vision.freeze) == (
+            (364, False) if captions else (224, True)
+        )
+        if name == "blip2_opt":
+            assert (cfg.language.end, cfg.prompt) == ("\n", "a photo of " if captions else "")
+        else:
+            assert cfg.language.options == {"dense_act_fn": "gelu"}
+            assert cfg.prompt == ("a photo of" if captions else "")
+
+
+def test_captioning_starts_from_stage_two_when_asked_to() -> None:
+    model = {"arch": "blip2_t5", "model_type": "caption_coco_flant5xl", "load_finetuned": False}
+    cfg = resolve({"model": model}, origin="here").model
+    assert cfg.pretrained.endswith("blip2_pretrained_flant5xl.pth")
+
+
+def stage_two_run(folder: Path) -> Path:
+    """A finished run of `blip2_t5`, its frozen parts random from the seed."""
+    from safetensors.torch import save_file
+    from transformers import T5Config
+
+    from lavislite.build import build_model
+
+    sizes = {"hidden_size": 48, "num_layers": 2, "num_heads": 4, "max_positions": 64}
+    vision = {"name": "tiny", "image_size": 16, "weights": "none"}
+    shutil.copytree(Path(__file__).parent / "data/lavis_t5/tokenizer", folder / "t5")
+    small = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    T5Config(vocab_size=140, decoder_start_token_id=0, **small).save_pretrained(folder / "t5")
+    language = {"name": str(folder / "t5"), "weights": "none"}
+    model = {"arch": "blip2_t5", "vision": vision, "language": language, "num_query_tokens": 4}
+    cfg = resolve({"model": {**model, "qformer": sizes}, "run": {"seed": 5}}, origin="here")
+    built = build_model(cfg)
+    step = folder / "run/checkpoints/step_1"
+    step.mkdir(parents=True)
+    with torch.no_grad():
+        built.llm_proj.bias.fill_(0.25)
+    state = {k: v.detach().clone() for k, v in built.trainable_state_dict().items()}
+    save_file(state, step / "model.safetensors")
+    (step / "meta.json").write_text(json.dumps({"identity": built.identity()}))
+    (step.parent / "last").symlink_to("step_1")
+    (folder / "run/config.yaml").write_text(cfg.to_yaml())
+    (folder / "run/run.json").write_text("{}")
+    return folder / "run"
+
+
+def test_the_playground_model_of_stage_two_writes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    run = stage_two_run(tmp_path)
+    remember_run("projects/blip2/pretrain_stage2_t5.yaml", run)
+    torch.manual_seed(7)
+    model, vis, _ = load_model_and_preprocess("blip2_t5", model_type="playground", is_eval=True)
+    assert model.llm_proj.bias.eq(0.25).all()
+    assert not model.training
+    vis["eval"].image_size = 16
+    image = vis["eval"](Image.new("RGB", (20, 20), "red")).unsqueeze(0)
+    texts = model.generate({"image": image}, num_beams=2, max_new_tokens=3)
+    assert len(texts) == 1
+    assert load_model("blip2_t5", checkpoint=run).llm_proj.bias.eq(0.25).all()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_another_stages_run_does_not_say_what_a_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lavislite.models.blip2.stage2 import Blip2OPTConfig
+
+    class Stage2(Model):
+        Config = Blip2OPTConfig
+
+    monkeypatch.setitem(registry.models._objects, "blip2_opt", Stage2)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("model: {arch: blip2, num_query_tokens: 7}\n")
+    cfg = load_model("blip2_opt", checkpoint=tmp_path).cfg
+    assert (cfg.num_query_tokens, cfg.language.name) == (32, "facebook/opt-2.7b")
+    assert cfg.pretrained == str(tmp_path)
 
 
 def test_zoos_print_and_iterate() -> None:

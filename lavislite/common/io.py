@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_SCHEMES = ("file:", "http:", "https:", "hf:", "s3:", "last_run:")
 _CHUNK = 1 << 20
 _ATTEMPTS = 5
 
@@ -174,7 +176,17 @@ def _load_safetensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _load_torch(path: Path) -> Mapping[str, Tensor]:
+    return _weights_of(torch_content(path), path)
+
+
+def torch_content(path: Path) -> Any:
+    """What a PyTorch file holds, read without running code and with its tensors mapped.
+
+    Raises:
+        CheckpointError: it is damaged, or holds something other than tensors and plain values.
+    """
     import pickle
+    import warnings
     import zipfile
 
     import torch
@@ -184,17 +196,32 @@ def _load_torch(path: Path) -> Mapping[str, Tensor]:
             raise CheckpointError(f"{path}: not a PyTorch checkpoint, nor named *.safetensors")
     try:
         # Only the zip format (PyTorch >= 1.6) can be mapped.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles: what follows says more
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds Python objects besides tensors, or is damaged. Loading those could run "
-            f"foreign code, so it is refused. ({str(error).splitlines()[0]})"
-        ) from error
+        raise CheckpointError(_refusal(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint: {error}") from error
-    return _weights_of(content, path)
+        first = str(error).split(". ")[0]  # the rest guesses at what may have happened
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint: {first}") from error
+    return content
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """Why a pickle is not opened, with the class that it wants to build if it names one."""
+    found = re.search(r"GLOBAL ([\w.]+)", reason)
+    if found is None:
+        return (
+            f"{path}: holds Python objects besides tensors, or is damaged. Loading those could run "
+            "foreign code, so it is refused."
+        )
+    return (
+        f"{path}: holds Python objects besides tensors ({found[1]}). Loading those could run "
+        "foreign code, so it is refused. If you trust the file, save its tensors alone where it "
+        "comes from: torch.save({'model': checkpoint['model']}, 'weights.pth')."
+    )
 
 
 def _weights_of(content: Any, path: Path) -> Mapping[str, Tensor]:
@@ -392,10 +419,12 @@ def _from_iopath(url: str) -> Path:
     from iopath.common.file_io import PathManager
     from iopath.common.s3 import S3PathHandler
 
-    manager = PathManager()
-    manager.set_strict_kwargs_checking(False)
-    manager.register_handler(S3PathHandler())
     try:
+        manager = PathManager()
+        manager.set_strict_kwargs_checking(False)
+        manager.register_handler(S3PathHandler())
         return Path(manager.get_local_path(url))
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"Cannot fetch {url}: {error}") from error
+        scheme = urllib.parse.urlsplit(url).scheme
+        near = did_you_mean(f"{scheme}:", _SCHEMES) if f"{scheme}:" not in _SCHEMES else ""
+        raise UserError(f"Cannot fetch {url}: {error}.{near}") from error

@@ -52,12 +52,14 @@ class BaseModel(nn.Module):
     def check_identity(self, saved: Mapping[str, str]) -> None:
         """Compare the identity stored in a checkpoint with this model's.
 
+        What follows the last ``@`` counts: the same weights may lie under another name.
+
         Raises:
             CheckpointError: a part differs; the message names both.
         """
         own = self.identity()
         for part, theirs in saved.items():
-            if part in own and own[part] != theirs:
+            if part in own and own[part].rpartition("@")[2] != theirs.rpartition("@")[2]:
                 raise CheckpointError(
                     f"The checkpoint was trained with {part} '{theirs}', this model has {part} "
                     f"'{own[part]}'. Use the same {part}."
@@ -115,14 +117,10 @@ class BaseModel(nn.Module):
     # ---- checkpoints
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Trainable parameters, and the buffers of modules that are not frozen."""
+        """Trainable parameters, and the buffers of modules that are not frozen; tied ones once."""
         frozen = {id(b) for module in self.frozen_modules() for b in module.buffers()}
         frozen |= {id(p) for p in self.parameters() if not p.requires_grad}
-        return {
-            name: tensor
-            for name, tensor in self.state_dict(keep_vars=True).items()
-            if id(tensor) not in frozen
-        }
+        return {n: t for n, t in distinct_tensors(self).items() if id(t) not in frozen}
 
     def load_trainable(self, state: State) -> None:
         """Load what `trainable_state_dict` returned: the same names and shapes, nothing less.
@@ -150,6 +148,15 @@ class BaseModel(nn.Module):
         self.load_pretrained(url_or_filename)
 
 
+def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The state of `module`, a tied tensor under its first name only; not copied."""
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        first.setdefault(id(tensor), name)
+    return {name: state[name] for name in first.values()}
+
+
 def copy_tensors(state: State, own: State) -> None:
     """Copy each tensor of `state` into the tensor of the same name in `own`."""
     with torch.no_grad():
@@ -170,10 +177,11 @@ def check_state(
     """
     unexpected = [name for name in state if name not in own]
     missing = [name for name in own if name not in state and not _matches(name, allow_missing)]
-    problems = [_name_list("lacks", missing, ()), _name_list("has unknown", unexpected, list(own))]
+    problems = [_name_list("lacks", missing), _name_list("has unknown", unexpected)]
     if any(problems):
         raise CheckpointError(
-            f"{origin} does not fit this model: it {' and '.join(filter(None, problems))}"
+            f"{origin} does not fit this model: it {' and '.join(filter(None, problems))}."
+            f"{_nearest(unexpected, own)}"
         )
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
@@ -187,12 +195,15 @@ def _matches(name: str, allowed: Sequence[str]) -> bool:
     return any(name == a or (a.endswith(".") and name.startswith(a)) for a in allowed)
 
 
-def _name_list(verb: str, names: list[str], known: Sequence[str]) -> str:
+def _name_list(verb: str, names: list[str]) -> str:
     if not names:
         return ""
-    near = did_you_mean(names[0], known) if known else ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{verb} {', '.join(repr(n) for n in names[:3])}{more}.{near}"
+    return f"{verb} {', '.join(repr(n) for n in names[:3])}{more}"
+
+
+def _nearest(unexpected: list[str], own: State) -> str:
+    return did_you_mean(unexpected[0], list(own)) if unexpected else ""
 
 
 def _is_decayed(name: str, parameter: Tensor) -> bool:

@@ -224,12 +224,36 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "this ran" not in capsys.readouterr().out
 
 
+def test_the_class_in_a_pickle_is_named_and_a_way_out_shown(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    from omegaconf import OmegaConf
+
+    state = {"a": torch.ones(1)}
+    for config, name in (
+        (OmegaConf.create({"lr": 1}), "omegaconf.dictconfig.DictConfig"),
+        (Namespace(lr=1), "argparse.Namespace"),
+    ):
+        torch.save({"model": state, "config": config}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match=rf"w.pth.*\({name}\).*save its tensors alone"):
+            io.load_tensors(tmp_path / "w.pth")
+
+
+def test_plain_values_beside_the_weights_can_be_read(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}, "config": {"arch": "x"}}, tmp_path / "w.pth")
+    assert io.torch_content(tmp_path / "w.pth")["config"] == {"arch": "x"}
+
+
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str) -> None:
     torch.save({"a": torch.ones(100)}, tmp_path / "whole")
-    (tmp_path / name).write_bytes((tmp_path / "whole").read_bytes()[:300])
-    with pytest.raises(CheckpointError, match=name):
-        io.load_tensors(tmp_path / name)
+    if name.endswith(".safetensors"):
+        save_file({"a": torch.ones(100)}, tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    for length in (0, 7, 300, len(whole) - 1):
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=name):
+            io.load_tensors(tmp_path / name)
 
 
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:

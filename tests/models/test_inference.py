@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lavislite.common.errors import UserError
-from lavislite.models.blip2.generation import Decoding, beam_search, sample
 from lavislite.models.blip2.stage1 import Blip2Qformer
+from lavislite.models.decoding import Decoding, beam_search, sample
 
 from .reference import reference_batch, reference_model, stage1_json, tensors
 

@@ -48,8 +48,9 @@ def initialise_qformer(qformer: QFormer, spec: str) -> None:
 def _is_bert_sized(qformer: QFormer) -> bool:
     cfg = qformer.cfg
     sizes = (cfg.hidden_size, cfg.num_layers, cfg.intermediate_size or 4 * cfg.hidden_size)
-    rows = qformer.bert.embeddings.word_embeddings.num_embeddings
-    return (*sizes, rows) == (768, 12, 3072, 30_523)
+    if qformer.reads_text and qformer.bert.embeddings.word_embeddings.num_embeddings != 30_523:
+        return False
+    return sizes == (768, 12, 3072)
 
 
 def _bert_weights() -> Path:
@@ -63,15 +64,16 @@ def _bert_weights() -> Path:
 
 
 def load_bert(qformer: QFormer, state: State, origin: str) -> None:
-    """Copy a BERT's embeddings, layers and LM head into the Q-Former's text side.
+    """Copy a BERT's embeddings, layers and LM head; the FFN of the queries gets that of the text.
 
     Raises:
         CheckpointError: BERT has other sizes; the tensor is named with both shapes.
     """
     own = qformer.state_dict(keep_vars=True)
     theirs = {_bert_name(name): tensor for name, tensor in state.items()}
-    needed = [n for n in own if "crossattention" not in n and "_query." not in n]
-    taken = {name: theirs[name] for name in needed if name in theirs}
+    needed = [name for name in own if "crossattention" not in name]
+    sources = {name: name.replace("_query.", ".") for name in needed}
+    taken = {name: theirs[source] for name, source in sources.items() if source in theirs}
     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
         fits = name in taken and taken[name].shape[1:] == own[name].shape[1:]
         if fits and len(taken[name]) + 1 == len(own[name]):
@@ -80,7 +82,6 @@ def load_bert(qformer: QFormer, state: State, origin: str) -> None:
     fitted = {name: own[name] for name in needed}
     check_state(taken, fitted, origin, allow_missing=("cls.",))
     copy_tensors(taken, own)
-    qformer.copy_text_ffn()
     logger.info("Q-Former: started from %s", origin)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from lavislite.common.errors import UserError
 from lavislite.common.registry import did_you_mean
 from lavislite.models.blip2.base import Blip2Base, ImageEmbedding
-from lavislite.models.blip2.generation import Decoding, beam_search, sample
+from lavislite.models.blip2.calls import public_call, require_keys
 from lavislite.models.blip2.qformer import ImageMemory
 from lavislite.models.blip2.text import TextBatch
+from lavislite.models.decoding import Decoding, beam_search, sample
 
 
 @dataclass
@@ -141,6 +142,7 @@ class Blip2Inference(Blip2Base):
 
     # ---- captions
 
+    @public_call
     @torch.no_grad()
     def generate(
         self,
@@ -159,6 +161,7 @@ class Blip2Inference(Blip2Base):
         Lengths are in tokens and count the first and the last. `length_penalty` applies to beam
         search, `top_p` and `temperature` to sampling.
         """
+        require_keys(samples, ("image",), "generate")
         how = Decoding(
             begin=self.tokenizer.bos_token_id,
             end=self.tokenizer.sep_token_id,
@@ -202,13 +205,6 @@ class Blip2Inference(Blip2Base):
 
 
 _NEEDED = {"image": ("image",), "text": ("text_input",), "multimodal": ("image", "text_input")}
-
-
-def require_keys(samples: dict[str, Any], keys: Sequence[str], what: str) -> None:
-    """Raise a UserError that names the first of `keys` the samples lack."""
-    for key in keys:
-        if samples.get(key) is None:
-            raise UserError(f"{what} needs samples['{key}']; got {sorted(samples)}.")
 
 
 def _repeat(x: Tensor, times: int) -> Tensor:

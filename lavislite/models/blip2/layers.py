@@ -108,15 +108,23 @@ class Intermediate(nn.Module):
 
 
 class QFormerLayer(nn.Module):
-    """Self-attention over queries and text, cross-attention of the queries, one FFN for each."""
+    """Self-attention over queries and text, cross-attention of the queries, one FFN for each.
 
-    def __init__(self, cfg: QFormerConfig, image_width: int | None) -> None:
+    Args:
+        image_width: width C of the image tokens; None for a layer that does not look at them.
+        reads_text: False leaves out the FFN of the text.
+    """
+
+    def __init__(
+        self, cfg: QFormerConfig, image_width: int | None, *, reads_text: bool = True
+    ) -> None:
         super().__init__()
         inner = cfg.intermediate_size or 4 * cfg.hidden_size
         self.attention = Attention(cfg, cfg.hidden_size)
         self.crossattention = None if image_width is None else Attention(cfg, image_width)
-        self.intermediate = Intermediate(cfg, inner)
-        self.output = Output(cfg, inner)
+        if reads_text:
+            self.intermediate = Intermediate(cfg, inner)
+            self.output = Output(cfg, inner)
         self.intermediate_query = Intermediate(cfg, inner)
         self.output_query = Output(cfg, inner)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lavislite.common import catalog
 from lavislite.common.errors import UserError
-from lavislite.models.blip2.inference import require_keys
+from lavislite.models.blip2.calls import require_keys
 from lavislite.models.blip2.stage1 import Blip2Qformer
 
 

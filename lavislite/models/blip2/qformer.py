@@ -44,10 +44,11 @@ class ImageMemory:
 
 
 class Embeddings(nn.Module):
-    def __init__(self, cfg: QFormerConfig, vocab_size: int) -> None:
+    def __init__(self, cfg: QFormerConfig, vocab_size: int | None) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocab_size, cfg.hidden_size)
-        self.position_embeddings = nn.Embedding(cfg.max_positions, cfg.hidden_size)
+        if vocab_size is not None:
+            self.word_embeddings = nn.Embedding(vocab_size, cfg.hidden_size)
+            self.position_embeddings = nn.Embedding(cfg.max_positions, cfg.hidden_size)
         self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
         self.dropout = nn.Dropout(cfg.dropout)
 
@@ -83,19 +84,23 @@ class Predictions(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, cfg: QFormerConfig, image_width: int) -> None:
+    def __init__(self, cfg: QFormerConfig, image_width: int, *, reads_text: bool) -> None:
         super().__init__()
         self.layer = nn.ModuleList(
-            QFormerLayer(cfg, image_width if i % cfg.cross_attention_freq == 0 else None)
+            QFormerLayer(
+                cfg,
+                image_width if i % cfg.cross_attention_freq == 0 else None,
+                reads_text=reads_text,
+            )
             for i in range(cfg.num_layers)
         )
 
 
 class Bert(nn.Module):
-    def __init__(self, cfg: QFormerConfig, vocab_size: int, image_width: int) -> None:
+    def __init__(self, cfg: QFormerConfig, vocab_size: int | None, image_width: int) -> None:
         super().__init__()
         self.embeddings = Embeddings(cfg, vocab_size)
-        self.encoder = Encoder(cfg, image_width)
+        self.encoder = Encoder(cfg, image_width, reads_text=vocab_size is not None)
 
 
 class Head(nn.Module):
@@ -108,19 +113,23 @@ class QFormer(nn.Module):
     """Queries and text through one BERT, with the masks of the three objectives of stage 1.
 
     Args:
-        vocab_size: number of tokens, including ``[DEC]``.
+        vocab_size: number of tokens, including ``[DEC]``. None makes a Q-Former of queries alone,
+            without text embeddings, the FFN of the text, and LM head: only `image_memory` and
+            `encode_queries` work.
         image_width: width C of the image tokens.
 
     Raises:
         ConfigError: a size that cannot be; see `QFormerConfig.check`.
     """
 
-    def __init__(self, cfg: QFormerConfig, *, vocab_size: int, image_width: int) -> None:
+    def __init__(self, cfg: QFormerConfig, *, vocab_size: int | None, image_width: int) -> None:
         super().__init__()
         cfg.check()
         self.cfg = cfg
         self.bert = Bert(cfg, vocab_size, image_width)
-        self.cls = Head(cfg, vocab_size)
+        self.reads_text = vocab_size is not None
+        if vocab_size is not None:
+            self.cls = Head(cfg, vocab_size)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -130,7 +139,8 @@ class QFormer(nn.Module):
                 nn.init.normal_(module.weight, std=self.cfg.initializer_range)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        self.copy_text_ffn()
+        if self.reads_text:
+            self.copy_text_ffn()
 
     @torch.no_grad()
     def copy_text_ffn(self) -> None:

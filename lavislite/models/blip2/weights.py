@@ -1,96 +1,43 @@
-"""Weights from elsewhere: LAVIS checkpoints and our own runs.
-
-Our names are LAVIS's, except for what LAVIS stores twice (the tied decoder), keeps as a buffer
-(position ids), has without dimensions (temp), and for the vision tower, which timm provides.
-"""
+"""Weights from elsewhere: LAVIS checkpoints, folders of Hugging Face's BLIP-2, and our own runs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
 from torch import Tensor
 
+from lavislite.common.errors import CheckpointError
 from lavislite.common.io import fetch, load_tensors, read_json, require_path
 from lavislite.common.logging import get_logger
-from lavislite.models.base import BaseModel, check_state, copy_tensors
-from lavislite.models.vision.names import clip_to_timm, timm_to_clip
+from lavislite.models.base import BaseModel, check_state, copy_tensors, distinct_tensors
+from lavislite.models.blip2.lavis_names import VISION, from_lavis, inner_prefix, to_lavis
+from lavislite.models.blip2.stage2_weights import check_queries, fit_stage2, is_stage2
 from lavislite.models.vision.positions import interpolate_positions
+
+__all__ = [
+    "checkpoint_in",
+    "from_lavis",
+    "holds_tower",
+    "load_pretrained",
+    "load_state",
+    "look_at",
+    "run_tokenizer",
+    "to_lavis",
+]
 
 logger = get_logger(__name__)
 
 State = Mapping[str, Tensor]
 
-VISION = "visual_encoder."
-WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
-LM_BIAS = "Qformer.cls.predictions.bias"
-DUPLICATES = {
-    "Qformer.cls.predictions.decoder.weight": WORDS,
-    "Qformer.cls.predictions.decoder.bias": LM_BIAS,
-}
-POSITION_IDS = "Qformer.bert.embeddings.position_ids"
-POSITIONS = "Qformer.bert.embeddings.position_embeddings.weight"
-
-
-# ---- names
-
-
-def from_lavis(state: State) -> dict[str, Tensor]:
-    """A stage-1 state of LAVIS (full, or the trainable part) under our names."""
-    ours = {name: t for name, t in state.items() if name not in DUPLICATES and name != POSITION_IDS}
-    for duplicate, name in DUPLICATES.items():
-        if duplicate in state and name not in ours:
-            ours[name] = state[duplicate]
-    if "temp" in ours:
-        ours["temp"] = ours["temp"].reshape(1)
-    return _tower(ours, clip_to_timm) if VISION + "class_embedding" in ours else ours
-
-
-def to_lavis(state: State) -> dict[str, Tensor]:
-    """Our stage-1 state (full, or the trainable part) under LAVIS's names, duplicates included."""
-    inner = VISION + _inner_prefix(state)
-    theirs = {
-        VISION + n.removeprefix(inner) if n.startswith(inner) else n: t for n, t in state.items()
-    }
-    for duplicate, name in DUPLICATES.items():
-        if name in theirs:
-            theirs[duplicate] = theirs[name]
-    if POSITIONS in theirs:
-        count, device = theirs[POSITIONS].shape[0], theirs[POSITIONS].device
-        theirs[POSITION_IDS] = torch.arange(count, device=device)[None]
-    if "temp" in theirs:
-        theirs["temp"] = theirs["temp"].reshape(())
-    return _tower(theirs, timm_to_clip) if VISION + "norm_pre.weight" in theirs else theirs
-
-
-def _tower(state: State, rename: Callable[[State], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`state` with the names of the vision tower changed by `rename`."""
-    tower = {n.removeprefix(VISION): t for n, t in state.items() if n.startswith(VISION)}
-    rest = {n: t for n, t in state.items() if not n.startswith(VISION)}
-    return {**rest, **{VISION + n: t for n, t in rename(tower).items()}}
-
-
-def _fit_positions(state: dict[str, Tensor], own: State, align_corners: bool) -> None:
-    for name, tensor in state.items():
-        fits = name.startswith(VISION) and name.endswith("pos_embed") and name in own
-        if fits and tensor.ndim == 3 and tensor.shape[1] != own[name].shape[1]:
-            logger.info("%s: fitted from %s to %s", name, list(tensor.shape), list(own[name].shape))
-            state[name] = interpolate_positions(
-                tensor, own[name].shape[1], align_corners=align_corners
-            )
-
-
-# ---- loading
-
 
 def load_pretrained(model: BaseModel, source: str | Path) -> None:
-    """Load a LAVIS checkpoint, a file of weights, or one of our runs into `model`.
+    """Load a LAVIS checkpoint, a folder of Hugging Face's, a file, or one of our runs into `model`.
 
-    The frozen tower may be absent from it. A tower inside is loaded even when it is frozen here,
-    its position embeddings fitted to this image size.
+    Frozen parts may be absent from it. A tower or language model inside is loaded even when it is
+    frozen here, the tower's position embeddings fitted to this image size. A stage-2 model takes
+    from a stage-1 checkpoint what it has itself.
 
     Raises:
         CheckpointError: the checkpoint belongs to another model; names and shapes say how.
@@ -98,7 +45,14 @@ def load_pretrained(model: BaseModel, source: str | Path) -> None:
     path = checkpoint_in(fetch(source))
     if (path / "meta.json").is_file():
         model.check_identity(read_json(path / "meta.json")["identity"])
-    load_state(model, load_tensors(path), str(source))
+    load_state(model, _read(path), str(source))
+
+
+def _read(path: Path) -> State:
+    """The tensors at `path`, those of Hugging Face's format under our names."""
+    from lavislite.models.blip2.hf_import import is_hf_folder, load_hf
+
+    return load_hf(path).state if is_hf_folder(path) else load_tensors(path)
 
 
 def load_state(model: BaseModel, state: State, origin: str) -> None:
@@ -109,13 +63,51 @@ def load_state(model: BaseModel, state: State, origin: str) -> None:
     """
     is_clip = VISION + "positional_embedding" in state
     ours = from_lavis(state)
-    own = model.state_dict(keep_vars=True)
-    inner = _inner_prefix(own)
+    own = distinct_tensors(model)
+    inner = inner_prefix(own)
     if inner:
         ours = {_nest(name, inner): tensor for name, tensor in ours.items()}
     _fit_positions(ours, own, align_corners=is_clip)
-    check_state(ours, own, origin, allow_missing=(VISION,))
+    allowed: tuple[str, ...] = (VISION,)
+    if is_stage2(own):
+        ours, more = fit_stage2(ours, model, origin)
+        allowed += more
+    elif is_stage2(ours):
+        raise CheckpointError(
+            f"{origin} is a stage-2 checkpoint (it has a projection to a language model), which "
+            "lacks what stage 1 trains. Start from a stage-1 checkpoint, or name a stage-2 model "
+            "in model.arch."
+        )
+    check_state(ours, own, origin, allow_missing=allowed)
     copy_tensors(ours, own)
+
+
+def look_at(source: str | Path, queries: Sequence[int]) -> None:
+    """See beforehand whether the local checkpoint `source` can be a start; URLs are left alone.
+
+    Args:
+        queries: shape of the query tokens.
+
+    Raises:
+        UserError: there is none.
+        CheckpointError: it is damaged, or was trained with other queries.
+    """
+    from lavislite.models.blip2.hf_import import is_hf_folder
+
+    if len(urlsplit(str(source)).scheme) > 1:
+        return
+    path = checkpoint_in(require_path(source, "checkpoint"))
+    if not is_hf_folder(path):
+        check_queries(load_tensors(path), queries, str(source))
+
+
+def holds_tower(source: str | Path) -> bool:
+    """The checkpoint brings the weights of its vision tower.
+
+    Raises:
+        UserError: there is no such file, or it cannot be fetched.
+    """
+    return any(name.startswith(VISION) for name in _read(checkpoint_in(fetch(source))))
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -147,16 +139,17 @@ def run_tokenizer(source: str | None) -> str | None:
     return None
 
 
-def _inner_prefix(own: State) -> str:
-    """``"model."`` when the tower is wrapped (``visual_encoder.model.blocks...``), else ``""``."""
-    for name in own:
-        found = re.match(rf"{re.escape(VISION)}(.*?)pos_embed$", name)
-        if found:
-            return found.group(1)
-    return ""
-
-
 def _nest(name: str, inner: str) -> str:
     if name.startswith(VISION) and not name.startswith(VISION + inner):
         return VISION + inner + name.removeprefix(VISION)
     return name
+
+
+def _fit_positions(state: dict[str, Tensor], own: State, align_corners: bool) -> None:
+    for name, tensor in state.items():
+        fits = name.startswith(VISION) and name.endswith("pos_embed") and name in own
+        if fits and tensor.ndim == 3 and tensor.shape[1] != own[name].shape[1]:
+            logger.info("%s: fitted from %s to %s", name, list(tensor.shape), list(own[name].shape))
+            state[name] = interpolate_positions(
+                tensor, own[name].shape[1], align_corners=align_corners
+            )

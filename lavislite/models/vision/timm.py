@@ -170,7 +170,14 @@ def load_weights(model: Any, path: Path, name: str) -> None:
                 f"{path}: '{key}' has shape {list(state[key].shape)}, '{name}' needs "
                 f"{list(tensor.shape)}."
             )
-    model.load_state_dict({key: state[key] for key in own})
+    # The tensors of the file are mapped, and stay so: copied, all would be in memory twice.
+    kept = {key: _in_type_of(tensor, state[key]) for key, tensor in own.items()}
+    model.load_state_dict(kept, assign=True)
+
+
+def _in_type_of(own: Tensor, stored: Tensor) -> Tensor:
+    """`stored` itself, or its numbers in `own` when that has another type."""
+    return stored if stored.dtype == own.dtype else own.copy_(stored)
 
 
 def _translate(model: nn.Module, state: dict[str, Any], path: Path, name: str) -> dict[str, Any]:

@@ -87,7 +87,10 @@ class TinyViT(nn.Module):
             self.load(playground_weights() if weights in (None, "playground") else Path(weights))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images).flatten(2).transpose(1, 2) + self.pos_embed
+        x = self.stem(images).flatten(2).transpose(1, 2)
+        if x.shape[1] != self.pos_embed.shape[1]:  # a single patch would fit all places
+            raise ValueError(f"tiny was built for {self.image_size} x {self.image_size} pixels")
+        x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

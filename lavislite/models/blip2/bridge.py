@@ -1,0 +1,162 @@
+"""What both stages share: an image tower, and the Q-Former that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lavislite.common.errors import UserError
+from lavislite.common.schema import check_bounds
+from lavislite.models.base import BaseModel, backbone_layer_ids
+from lavislite.models.blip2.bert import initialise_qformer
+from lavislite.models.blip2.layers import KeyValue, QFormerConfig
+from lavislite.models.blip2.qformer import QFormer
+from lavislite.models.blip2.weights import holds_tower, load_pretrained, look_at
+from lavislite.models.vision.base import VisionConfig, build_vision, vision_fingerprint
+
+
+@dataclass
+class BridgeConfig:
+    """Options of every BLIP-2 model; the defaults are the published ones.
+
+    max_txt_len: tokens per text in training, with the special ones.
+    pretrained: a run folder, checkpoint folder, file or URL to start from.
+    """
+
+    arch: str = "blip2"
+    model_type: str | None = None
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    num_query_tokens: int = 32
+    max_txt_len: int = 32
+    ln_vision_eps: float = 1e-5
+    pretrained: str | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError naming the first value that cannot be."""
+        check_bounds("model", self, {"num_query_tokens": (1, None)})
+        self.vision.check()
+        self.qformer.check()
+
+
+class Blip2Bridge(BaseModel):
+    """Query tokens, image tower, ``ln_vision`` and Q-Former, in the original's names and order.
+
+    A subclass adds its parts and then calls `start`.
+
+    Args:
+        vision: maps [B, 3, H, W] to [B, T, num_features]; frozen when none of its parameters wants
+            a gradient.
+        vocab_size: see `QFormer`.
+    """
+
+    def __init__(self, cfg: BridgeConfig, *, vision: nn.Module, vocab_size: int | None) -> None:
+        super().__init__()
+        cfg.check()
+        self.cfg: Any = cfg
+        # The order of parameters is the original's; optimizer groups follow it.
+        self.query_tokens = nn.Parameter(
+            torch.empty(1, cfg.num_query_tokens, cfg.qformer.hidden_size)
+        )
+        width = int(vision.num_features)  # type: ignore[arg-type]
+        self.visual_encoder = vision
+        self.ln_vision = nn.LayerNorm(width, eps=cfg.ln_vision_eps)
+        self.Qformer = QFormer(cfg.qformer, vocab_size=vocab_size, image_width=width)
+        self.vision_is_frozen = is_frozen(vision)
+
+    @classmethod
+    def look(cls, cfg: Any) -> None:
+        """Look, before anything is built, whether what `cfg` names is there and fits.
+
+        Raises:
+            UserError: it is not.
+        """
+        if cfg.pretrained is not None:
+            look_at(cfg.pretrained, (1, cfg.num_query_tokens, cfg.qformer.hidden_size))
+
+    def start(self) -> None:
+        """Random queries, and frozen parts in evaluation mode: the end of a constructor."""
+        nn.init.normal_(self.query_tokens, std=0.02)
+        self.train(self.training)
+
+    def initialise(self) -> None:
+        """The weights to begin with: those of `cfg.pretrained`, else BERT's."""
+        if self.cfg.pretrained is None:
+            initialise_qformer(self.Qformer, self.cfg.qformer.init)
+        else:
+            self.load_pretrained(self.cfg.pretrained)
+
+    # ---- what the base class asks for
+
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        return (self.visual_encoder,) if self.vision_is_frozen else ()
+
+    def identity(self) -> dict[str, str]:
+        if not self.vision_is_frozen:
+            return {}
+        return {"vision": f"{self.cfg.vision.name}@{vision_fingerprint(self.visual_encoder)}"}
+
+    def layer_ids(self) -> tuple[dict[str, int], int]:
+        return backbone_layer_ids(self.visual_encoder, "visual_encoder.")
+
+    def load_pretrained(self, source: str | Path) -> None:
+        """Start from a run folder, checkpoint folder, LAVIS checkpoint, file, URL or hf://org/name.
+
+        Raises:
+            CheckpointError: it belongs to another model; names and shapes say how.
+        """
+        load_pretrained(self, source)
+
+    # ---- reading images
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> tokens [B, T, C] after ln_vision, which is computed in float32.
+
+        Raises:
+            UserError: another shape.
+        """
+        if images.ndim != 4:
+            raise UserError(
+                f"image: expected [B, 3, H, W], got {list(images.shape)}. A single picture needs "
+                "image.unsqueeze(0)."
+            )
+        images = images.to(self.device, non_blocking=True)
+        tokens = self._look_frozen(images) if self.vision_is_frozen else self.visual_encoder(images)
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        with torch.autocast(kind, enabled=False):
+            norm = self.ln_vision
+            x = F.layer_norm(
+                tokens.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps
+            )
+        return x.to(dtype)
+
+    @torch.no_grad()
+    def _look_frozen(self, images: Tensor) -> Tensor:
+        """A frozen tower computes in the type it is stored in, whatever the run's autocast."""
+        stored = next((p.dtype for p in self.visual_encoder.parameters()), images.dtype)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.visual_encoder(images.to(stored))
+
+    def read_image(self, tokens: Tensor) -> tuple[Tensor, list[KeyValue]]:
+        """Image tokens [B, T, C] -> query rows [B, Q, d] and their keys and values."""
+        return self.Qformer.encode_queries(self.query_tokens, self.Qformer.image_memory(tokens))
+
+
+def build_tower(cfg: BridgeConfig) -> nn.Module:
+    """The vision tower of `cfg`; weights that `cfg.pretrained` brings are not fetched twice."""
+    vision = cfg.vision
+    if vision.weights is None and cfg.pretrained is not None and holds_tower(cfg.pretrained):
+        vision = replace(vision, weights="none")
+    return build_vision(vision)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """None of its parameters wants a gradient."""
+    return not any(parameter.requires_grad for parameter in module.parameters())

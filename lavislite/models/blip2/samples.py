@@ -1,0 +1,146 @@
+"""What a stage-2 model is given: pictures, prompts and texts, checked and put into order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lavislite.common.errors import UserError
+
+QUESTION = "{}"  # the place of the question in a prompt
+LARGEST = 20.0  # normalised pixels stay far below it, those of a file reach 255
+
+
+class Pictures(NamedTuple):
+    """All pictures of a batch [n, 3, H, W], and how many each sample has."""
+
+    pixels: Tensor
+    counts: list[int]
+
+    @property
+    def even(self) -> bool:
+        return len(set(self.counts)) == 1
+
+    def per_sample(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows of all pictures [n, Q, d] -> each sample's in a row [B, m, d], and a mask [B, m].
+
+        Padding is on the right; the mask is None when there is none.
+        """
+        if self.even:
+            return rows.reshape(len(self.counts), -1, rows.shape[-1]), None
+        parts = [part.flatten(0, 1) for part in rows.split(self.counts)]
+        lengths = torch.tensor([len(part) for part in parts], device=rows.device)
+        joined = pad_sequence(parts, batch_first=True)
+        return joined, torch.arange(joined.shape[1], device=rows.device) < lengths[:, None]
+
+
+# ---- pictures
+
+
+def pictures(image: Any, *, check_values: bool) -> Pictures:
+    """``samples["image"]``: [B, 3, H, W], [B, N, 3, H, W], or a list of [3, H, W] or [N, 3, H, W].
+
+    Args:
+        check_values: look at the numbers too, for which a GPU must be waited for.
+
+    Raises:
+        UserError: no pictures, another shape, or values that no image processor makes.
+    """
+    if isinstance(image, Tensor):
+        found = _of_tensor(image)
+    elif isinstance(image, list | tuple):
+        found = _of_list(image)
+    else:
+        raise UserError(f"image: expected a tensor, got {type(image).__name__}. {_PROCESSOR}")
+    if not found.pixels.is_floating_point():
+        raise UserError(
+            f"image: expected normalised floats, got {found.pixels.dtype}. {_PROCESSOR}"
+        )
+    if check_values and not float(found.pixels.abs().amax()) < LARGEST:
+        raise UserError(
+            f"image: expected normalised values around zero, got {float(found.pixels.min()):g} to "
+            f"{float(found.pixels.max()):g}. {_PROCESSOR}"
+        )
+    return found
+
+
+_PROCESSOR = 'Pass what the image processor returns: vis_processors["eval"](picture).unsqueeze(0).'
+
+
+def _of_tensor(image: Tensor) -> Pictures:
+    if image.ndim not in (4, 5) or image.shape[-3] != 3:
+        raise UserError(
+            f"image: expected [B, 3, H, W] or [B, N, 3, H, W], got {list(image.shape)}. A single "
+            "picture needs image.unsqueeze(0)."
+        )
+    if image.shape[:-3].numel() == 0:
+        raise UserError(f"image: there is none in a tensor of shape {list(image.shape)}.")
+    several = image.shape[1] if image.ndim == 5 else 1
+    return Pictures(image.reshape(-1, *image.shape[-3:]), [several] * len(image))
+
+
+def _of_list(image: Sequence[Any]) -> Pictures:
+    if not image:
+        raise UserError("image: the list is empty; expected one entry per sample.")
+    parts: list[Tensor] = []
+    for i, entry in enumerate(image):
+        if not isinstance(entry, Tensor):
+            raise UserError(
+                f"image[{i}]: expected a tensor, got {type(entry).__name__}. {_PROCESSOR}"
+            )
+        part = entry[None] if entry.ndim == 3 else entry
+        if part.ndim != 4 or part.shape[1] != 3 or len(part) == 0:
+            raise UserError(
+                f"image[{i}]: expected [3, H, W] or [N, 3, H, W] with N >= 1, got "
+                f"{list(entry.shape)}."
+            )
+        if part.shape[1:] != (parts or [part])[0].shape[1:]:
+            raise UserError(
+                f"image[{i}] is {list(part.shape[2:])} pixels, image[0] "
+                f"{list(parts[0].shape[2:])}; all must have one size."
+            )
+        parts.append(part)
+    return Pictures(torch.cat(parts), [len(part) for part in parts])
+
+
+# ---- prompts and texts
+
+
+def one_each(texts: Any, count: int | None, what: str) -> list[str]:
+    """A string for all `count` samples, or a list with one string for each; None: as many as given.
+
+    Raises:
+        UserError: the list is empty, has another length, or holds something else.
+    """
+    if isinstance(texts, str):
+        return [texts] * (1 if count is None else count)
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{what}: expected a string or a list of strings, got {texts!r}.")
+    if not texts:
+        raise UserError(f"{what}: the list is empty; expected a string, or one for each sample.")
+    if count is not None and len(texts) != count:
+        raise UserError(
+            f"{what}: got {len(texts)} for {count} samples; expected a string, or one for each."
+        )
+    return list(texts)
+
+
+def without_prompt(text: str, prompt: str) -> str:
+    """What `text` says after `prompt`, with which LAVIS's text processor may have begun it."""
+    return text.removeprefix(prompt) if prompt and text != prompt else text
+
+
+def split_text(text: str, *, at_random: bool) -> tuple[str, str]:
+    """A text in two at a word: what is read, perhaps nothing, and at least a word to be written.
+
+    The middle, or a place drawn by torch's generator.
+    """
+    words = text.split()
+    if len(words) < 2:
+        return "", text
+    at = int(torch.randint(len(words), ())) if at_random else len(words) // 2
+    return " ".join(words[:at]), " ".join(words[at:])
