@@ -33,7 +33,12 @@ class EvalContext:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Metrics by name, and one row per sample with what was predicted."""
+    """Metrics by name, and one row per sample with what was predicted.
+
+    `files` are further results to keep beside the rows, by name: content that JSON can hold, such
+    as what an evaluation server asks for.
+    """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, Any] = field(default_factory=dict)

@@ -39,6 +39,19 @@ RUN_KEYS = {
     "val_freq": "eval_freq",
 }
 
+# Where the task writes text and has no such key of its own.
+GENERATION_KEYS = {
+    "max_len": "max_new_tokens",
+    "min_len": "min_new_tokens",
+    **{
+        key: key
+        for key in (
+            *("use_nucleus_sampling", "num_beams", "top_p", "temperature"),
+            *("repetition_penalty", "length_penalty"),
+        )
+    },
+}
+
 RUN_VALUES: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "amp": lambda on: ("precision", "auto" if on else "fp32"),
     "runner": lambda name: ("runner", "runner_base" if name == "runner_iter" else name),
@@ -47,18 +60,16 @@ RUN_VALUES: dict[str, Callable[[Any], tuple[str, Any]]] = {
 }
 
 _LAUNCHER = "torchrun (or srun) says how many processes there are"
-_LATER = "generation options belong to tasks that are not part of this version"
+_NO_TEXT = "this task writes no text"
 RUN_DROPPED = {
     **dict.fromkeys(
         ("world_size", "dist_url", "distributed", "dist_backend", "rank", "gpu", "local_rank"),
         _LAUNCHER,
     ),
+    **dict.fromkeys((*GENERATION_KEYS, "prompt"), _NO_TEXT),
     **dict.fromkeys(
-        (
-            *("max_len", "min_len", "num_beams", "length_penalty", "repetition_penalty", "top_p"),
-            *("temperature", "num_ans_candidates", "inference_method", "answer_list", "prompt"),
-        ),
-        _LATER,
+        ("num_ans_candidates", "inference_method", "answer_list"),
+        "this task answers no questions",
     ),
     "use_dist_eval_sampler": "evaluation is always shared by all processes, with the same result",
     "report_metric": "metrics are always reported",
@@ -163,8 +174,19 @@ def translate_run(data: Mapping[str, Any], known: Collection[str]) -> dict[str, 
     for theirs, target in RUN_KEYS.items():
         if theirs in ours and theirs not in known:
             ours.setdefault(target, ours.pop(theirs))
+    if "generation" in known:
+        _translate_generation(ours, known)
     _drop(ours, "run", RUN_DROPPED, known)
     return ours
+
+
+def _translate_generation(ours: dict[str, Any], known: Collection[str]) -> None:
+    """LAVIS's flat keys into `generation:`; its lengths count as they did there."""
+    for theirs, target in GENERATION_KEYS.items():
+        if theirs in ours and theirs not in known:
+            _put(ours, f"generation.{target}", ours.pop(theirs), f"run.{theirs}")
+            if theirs in ("max_len", "min_len"):
+                _put(ours, "generation.lavis_lengths", True, f"run.{theirs}")
 
 
 def move_ratios(data: Mapping[str, Any]) -> dict[str, Any]:

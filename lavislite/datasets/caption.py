@@ -1,10 +1,11 @@
-"""Pictures with captions: for training, and for validation by loss."""
+"""Pictures with captions: for training, and for validation by loss or by the captions written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from lavislite.datasets.base import (
 from lavislite.datasets.images import ImageFiles
 
 CHOICES = ("all", "random")
+EVALUATIONS = ("loss", "caption")
 
 
 @dataclass
@@ -34,9 +36,13 @@ class ImageCaptionConfig(DatasetConfig):
         captions_per_image: in training, "all" makes one sample of every caption, so that an epoch
             sees a picture as often as it has captions; "random" makes one sample of every picture,
             with one of its captions drawn each time. Evaluation always uses all.
+        evaluation: what pre-training does with the splits it evaluates: "loss" on every caption, or
+            "caption", which writes a caption for every picture and compares it with the true ones.
+            The task `captioning` always does the latter.
     """
 
     captions_per_image: str = "all"
+    evaluation: str = "loss"
 
 
 class CaptionDataset(Dataset):
@@ -47,9 +53,13 @@ class CaptionDataset(Dataset):
     Args:
         table: pictures and captions.
         draw: one sample per picture with a random caption, instead of one per caption.
-    """
+        keep: the pictures of the table that are used, by number; None means all.
+        evaluation: see `ImageCaptionConfig`.
 
-    evaluation = "loss"
+    Attributes:
+        domains: what kind of picture each is, by its id in the annotations; mostly empty. Captions
+            are scored in each domain as well as in all.
+    """
 
     def __init__(
         self,
@@ -62,11 +72,16 @@ class CaptionDataset(Dataset):
         text_processor: Processor,
         draw: bool = False,
         keep: Iterable[int] | None = None,
+        evaluation: str = "loss",
     ) -> None:
         super().__init__(name, split, files=files, vis_processor=vis_processor)
         self.table = table
         self.text_processor = text_processor
-        kept = np.arange(len(table)) if keep is None else np.asarray(list(keep), dtype=np.int64)
+        self.evaluation = evaluation
+        self.domains: Mapping[str, str] = {}
+        self._kept = kept = (
+            np.arange(len(table)) if keep is None else np.asarray(list(keep), dtype=np.int64)
+        )
         picture_of_text = np.repeat(np.arange(len(table)), np.diff(table.first_text))
         self._text = None if draw else np.flatnonzero(np.isin(picture_of_text, kept))
         self._picture = kept if self._text is None else picture_of_text[self._text]
@@ -92,11 +107,59 @@ class CaptionDataset(Dataset):
     def captions(self) -> Iterable[str]:
         return (self.text_processor(text) for text in self.table.texts)
 
+    def pictures(self) -> Pictures:
+        """The same split with one sample per picture, for writing captions."""
+        return Pictures(self, self._kept)
+
     def _text_number(self, index: int) -> int:
         if self._text is not None:
             return int(self._text[index])
         choices = self.table.text_numbers(self.file_number(index))
         return choices[int(torch.randint(len(choices), (1,)))]
+
+
+class Captioned(Protocol):
+    """What `Pictures` are taken from."""
+
+    name: str
+    split: str
+    files: ImageFiles
+    vis_processor: Processor
+    table: ImageTable
+
+
+class Pictures(Dataset):
+    """The pictures of a dataset with captions, samples ``{"image": [3, S, S], "index": int}``.
+
+    Attributes:
+        image_ids: as the annotations have them; the file name where they have none.
+        image_paths: the files.
+    """
+
+    evaluation = "caption"
+
+    def __init__(self, source: Captioned, numbers: Iterable[int]) -> None:
+        super().__init__(
+            source.name, source.split, files=source.files, vis_processor=source.vis_processor
+        )
+        self._table = source.table
+        self._numbers = [int(k) for k in numbers]
+        self.image_ids = [self._table.ids[k] for k in self._numbers]
+        self.image_paths: list[Path] = [source.files.path(k) for k in self._numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        image = self.load_image(index)
+        return None if image is None else {"image": image, "index": int(index)}
+
+    def file_number(self, index: int) -> int:
+        return self._numbers[index]
+
+    def references(self, index: int) -> list[str]:
+        """The captions of picture `index` as the annotations have them; none in a test split."""
+        return [self._table.texts[t] for t in self._table.text_numbers(self._numbers[index])]
 
 
 class ImageCaptionBuilder(DatasetBuilder):
@@ -106,17 +169,24 @@ class ImageCaptionBuilder(DatasetBuilder):
     cfg: ImageCaptionConfig
 
     def build(self, split: str, *, train: bool) -> CaptionDataset:
-        choice = self.cfg.captions_per_image
-        if choice not in CHOICES:
-            raise ConfigError(
-                f"datasets.{self.name}.captions_per_image: expected {' or '.join(CHOICES)}, saw "
-                f"'{choice}'.{did_you_mean(choice, CHOICES)}"
-            )
-        return build_captions(self, split, train=train, draw=choice == "random")
+        for key, known in (("captions_per_image", CHOICES), ("evaluation", EVALUATIONS)):
+            choice = getattr(self.cfg, key)
+            if choice not in known:
+                raise ConfigError(
+                    f"datasets.{self.name}.{key}: expected {' or '.join(known)}, saw "
+                    f"'{choice}'.{did_you_mean(choice, known)}"
+                )
+        draw = self.cfg.captions_per_image == "random"
+        return build_captions(self, split, train=train, draw=draw, evaluation=self.cfg.evaluation)
 
 
 def build_captions(
-    builder: DatasetBuilder, split: str, *, train: bool, draw: bool = False
+    builder: DatasetBuilder,
+    split: str,
+    *,
+    train: bool,
+    draw: bool = False,
+    evaluation: str = "loss",
 ) -> CaptionDataset:
     """The caption dataset of a builder's split.
 
@@ -135,6 +205,7 @@ def build_captions(
         text_processor=text,
         draw=draw and train,
         keep=None if train else files.readable(),
+        evaluation=evaluation,
     )
 
 

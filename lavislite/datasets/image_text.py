@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lavislite.common.catalog import datasets
 from lavislite.datasets.base import Dataset, DatasetBuilder, ImageTable, Processor, Sample
-from lavislite.datasets.caption import COCO_ADVICE, build_captions
+from lavislite.datasets.caption import COCO_ADVICE, Pictures, build_captions
 from lavislite.datasets.images import ImageFiles
 
 
@@ -37,6 +37,7 @@ class RetrievalDataset(Dataset):
         keep: Iterable[int] | None = None,
     ) -> None:
         super().__init__(name, split, files=files, vis_processor=vis_processor)
+        self.table = table
         self._files = list(range(len(table)) if keep is None else keep)
         self.texts: list[str] = []
         self.image_to_texts: list[list[int]] = []
@@ -63,6 +64,10 @@ class RetrievalDataset(Dataset):
 
     def captions(self) -> Iterable[str]:
         return self.texts
+
+    def pictures(self) -> Pictures:
+        """The same pictures, for writing captions."""
+        return Pictures(self, self._files)
 
 
 @datasets.register("image_text_retrieval")

@@ -56,6 +56,8 @@ def evaluate_datasets(
 ) -> dict[str, float]:
     """``<dataset>/<split>/<metric>`` of each part; rows go to the files `rows_path` names.
 
+    Further files of a result lie beside its rows: ``<rows>_<name>.json``.
+
     Random states and the model's mode are as before afterwards, so that training goes on to the bit
     as if there had been no evaluation.
     """
@@ -66,7 +68,10 @@ def evaluate_datasets(
             result = task.evaluate(model, part, ctx)
             metrics |= {f"{part.name}/{part.split}/{k}": v for k, v in result.metrics.items()}
             if rows_path is not None:
-                write_rows(rows_path(part), result.rows)
+                path = rows_path(part)
+                write_rows(path, result.rows)
+                for name, content in result.files.items():
+                    write_json(path.with_name(f"{path.stem}_{name}.json"), content)
     finally:
         model.train(training)
         distributed.set_rng_state(random_states)
@@ -80,6 +85,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     on_main_process(write, str(path))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """One JSON document; complete or absent."""
+    on_main_process(lambda: atomic_write_text(path, json.dumps(content)), str(path))
 
 
 class Monitor:

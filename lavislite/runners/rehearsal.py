@@ -30,18 +30,23 @@ def rehearse(runner: Runner) -> dict[str, Any]:
             runner.monitor.score(found["metrics"])
     found["parameters"] = {name: counts for name, *counts in parameter_table(runner.model)}
     found["peak_memory_gb"] = peak_memory_gb(runner.device)
-    logger.info("\n%s", describe(found))
+    logger.info("\n%s", describe(found, runner.task.summary(found["metrics"])))
     return found
 
 
-def describe(found: dict[str, Any]) -> str:
-    """What `rehearse` found, for people."""
+def describe(found: dict[str, Any], summary: list[list[str]]) -> str:
+    """What `rehearse` found, for people; `summary` is the task's table of the metrics, or empty."""
     rows = [["part", "trainable", "frozen"]]
     rows += [[name, f"{t:,}", f"{f:,}"] for name, (t, f) in found["parameters"].items()]
     lines = [table(rows)]
-    for title, key in (("First step", "train"), ("First evaluation batch", "metrics")):
-        if found[key]:
-            values = "  ".join(f"{name} {value:.4g}" for name, value in found[key].items())
-            lines.append(f"{title}: {values}")
+    if found["train"]:
+        lines.append(f"First step: {_listed(found['train'])}")
+    if found["metrics"]:
+        shown = f"\n{table(summary)}" if summary else f" {_listed(found['metrics'])}"
+        lines.append(f"First evaluation batch:{shown}")
     peak = ", ".join(f"{place} {gb:.2f} GB" for place, gb in found["peak_memory_gb"].items())
     return "\n".join([*lines, f"Peak memory: {peak}"])
+
+
+def _listed(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -211,12 +211,26 @@ def _save(path: Path, png: bytes | None) -> None:
 def _examples(examples: Sequence[Mapping[str, Any]]) -> list[str]:
     if not examples:
         return []
-    note = (
-        "Best captions of the whole gallery with their scores; true ones are marked ✓. "
-        "The second picture is lit where the model looks: the last cross-attention layer, averaged "
-        "over heads and queries, stretched from least to most."
-    )
-    return ["<h2>Examples</h2>", f"<p>{note}</p>", *map(_card, examples)]
+    return ["<h2>Examples</h2>", f"<p>{_note(examples)}</p>", *map(_card, examples)]
+
+
+def _note(examples: Sequence[Mapping[str, Any]]) -> str:
+    """How to read the cards: of a gallery, or of captions and answers that the model wrote."""
+    notes = []
+    if any(example["captions"] for example in examples):
+        notes.append(
+            "Best captions of the whole gallery with their scores; true ones are marked ✓."
+        )
+    elif any(example.get("generated") for example in examples):
+        notes.append("What the model says, and a true text that people wrote.")
+    else:
+        notes.append("Pictures with a true text.")
+    if any(example.get("attention") is not None for example in examples):
+        notes.append(
+            "The second picture is lit where the model looks: the last cross-attention layer, "
+            "averaged over heads and queries, stretched from least to most."
+        )
+    return " ".join(notes)
 
 
 def _card(example: Mapping[str, Any]) -> str:

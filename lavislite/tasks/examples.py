@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,36 @@ def caption_examples(
     return _with_model_views(model, samples, found, ctx)
 
 
+def generated_examples(
+    model: Any,
+    pictures: Any,
+    ctx: EvalContext,
+    chosen: Sequence[int],
+    write: Callable[[Any, dict[str, Any]], list[str]],
+) -> list[Row]:
+    """The chosen pictures with the text that ``write(model, samples)`` gives each.
+
+    Args:
+        pictures: one sample per picture, with `image_ids`, `image_paths` and ``references(index)``.
+
+    Returns:
+        Rows as in `retrieval_examples`, without captions to choose from.
+    """
+    samples = load(pictures, chosen, ctx)
+    if not samples:
+        return []
+    found: list[Row] = [
+        {
+            "id": str(pictures.image_ids[i]),
+            "image": str(pictures.image_paths[i]),
+            "captions": [],
+            "truth": pictures.references(i),
+        }
+        for i in samples["index"].tolist()
+    ]
+    return _with_model_views(model, samples, found, ctx, write)
+
+
 def load(dataset: Any, chosen: Sequence[int], ctx: EvalContext) -> dict[str, Any]:
     """The chosen samples as one batch on the device; unreadable ones are left out."""
     return to_device(dataset.collate([dataset[i] for i in chosen]), ctx.device)
@@ -131,15 +161,22 @@ def _text_features(
 
 
 def _with_model_views(
-    model: Any, samples: dict[str, Any], rows: list[Row], ctx: EvalContext
+    model: Any,
+    samples: dict[str, Any],
+    rows: list[Row],
+    ctx: EvalContext,
+    write: Callable[[Any, dict[str, Any]], list[str]] | None = None,
 ) -> list[Row]:
     """Add what the model says about each image and where it looks, as far as it can tell."""
     generated: Sequence[str | None] = [None] * len(rows)
     maps: Sequence[NDArray[np.float32] | None] = [None] * len(rows)
-    seen = {"image": samples["image"], "text_input": [_shown_text(row) for row in rows]}
     with ctx.autocast():
-        if hasattr(model, "generate"):
+        if write is not None:
+            generated = write(model, samples)
+        elif hasattr(model, "generate"):
             generated = model.generate({"image": samples["image"]})
+        shown = [_shown_text(row, said) for row, said in zip(rows, generated, strict=True)]
+        seen = {"image": samples["image"], "text_input": shown}
         if hasattr(model, "cross_attention"):
             layers = model.cross_attention(seen)  # [B, layers, heads, Q, T]
             maps = [attention_map(attention) for attention in layers[:, -1]]
@@ -149,5 +186,8 @@ def _with_model_views(
     ]
 
 
-def _shown_text(row: Row) -> str:
-    return row["captions"][0]["text"] if row["captions"] else row["truth"][0]
+def _shown_text(row: Row, generated: str | None) -> str:
+    """The text to look for in the picture: the best of the gallery, a true one, or the model's."""
+    if row["captions"]:
+        return row["captions"][0]["text"]
+    return row["truth"][0] if row["truth"] else generated or ""

@@ -1,17 +1,20 @@
-"""Vision-language pre-training: the model's own losses, watched on held-out losses or retrieval."""
+"""Vision-language pre-training: the model's own losses, watched on what a split is good for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from lavislite.common import catalog, distributed
 from lavislite.common.evaluation import EvalContext, EvalResult
+from lavislite.common.generation import GenerationOptions
 from lavislite.common.loading import batch_indices, evaluation_batches
 from lavislite.tasks.base import Row, evaluating, gather_rows, split_name
+from lavislite.tasks.captioner import Captioner
+from lavislite.tasks.captioning import caption_generation, caption_table, check_generation
 from lavislite.tasks.examples import caption_examples, pick
 from lavislite.tasks.retrieval import RetrievalConfig, RetrievalTask, recall_table
 
@@ -20,29 +23,48 @@ LOSS_SEED = 0x10553  # negatives and batches of a loss evaluation are the same i
 
 @dataclass
 class PretrainConfig(RetrievalConfig):
-    """Retrieval options serve the validation on retrieval splits."""
+    """Retrieval options serve the validation on retrieval splits, the others that on captions.
+
+    `prompt` begins every caption that is written in evaluation; null leaves it to the model, as
+    training always does. `java_metrics` adds METEOR and SPICE, which take their time.
+    """
 
     task: str = "image_text_pretrain"
+    generation: GenerationOptions = field(default_factory=caption_generation)
+    prompt: str | None = None
+    java_metrics: bool = False
+
+    def check(self) -> None:
+        super().check()
+        check_generation(self.generation)
 
 
 @catalog.tasks.register("image_text_pretrain")
 class ImageTextPretrainTask(RetrievalTask):
-    """Stage 1 (and any model whose forward returns its losses).
+    """Both stages (and any model whose forward returns its losses).
 
     A split is scored by what its dataset says: ``loss``, the mean of every loss over fixed batches,
-    or ``retrieval``, the recalls of `RetrievalTask`.
+    ``retrieval``, the recalls of `RetrievalTask`, or ``caption``, the scores of `CaptioningTask`.
     """
 
     Config = PretrainConfig
     name = "image_text_pretrain"
-    evaluations = ("loss", "retrieval")
+    evaluations = ("loss", "retrieval", "caption")
     default_monitor = "loss"
+    cfg: PretrainConfig
+
+    def __init__(self, cfg: PretrainConfig) -> None:
+        super().__init__(cfg)
+        self.captioner = Captioner(cfg.generation, cfg.prompt, java=cfg.java_metrics)
 
     def monitor_for(self, evaluations: Iterable[str]) -> str:
-        """`r_mean` as soon as one retrieval split is validated: losses only hint at quality."""
-        return "r_mean" if "retrieval" in set(evaluations) else "loss"
+        """Recalls if a retrieval split is validated, else captions: losses only hint at quality."""
+        kinds = set(evaluations)
+        return "r_mean" if "retrieval" in kinds else "agg_metrics" if "caption" in kinds else "loss"
 
     def evaluate(self, model: Any, dataset: Any, ctx: EvalContext) -> EvalResult:
+        if dataset.evaluation == "caption":
+            return self.captioner.evaluate(model, dataset, ctx)
         self.check(dataset)
         if dataset.evaluation == "retrieval":
             return super().evaluate(model, dataset, ctx)
@@ -50,13 +72,15 @@ class ImageTextPretrainTask(RetrievalTask):
             return evaluate_loss(model, dataset, ctx)
 
     def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[Row]:
+        if dataset.evaluation == "caption":
+            return self.captioner.examples(model, dataset, ctx, n)
         if dataset.evaluation == "retrieval":
             return super().examples(model, dataset, ctx, n)
         with evaluating(model):
             return caption_examples(model, dataset, ctx, pick(len(dataset), n))
 
     def summary(self, metrics: dict[str, float]) -> list[list[str]]:
-        rows = recall_table(metrics) + loss_table(metrics)
+        rows = recall_table(metrics) + caption_table(metrics) + loss_table(metrics)
         width = max(map(len, rows), default=0)
         return [row + [""] * (width - len(row)) for row in rows]
 

@@ -9,7 +9,7 @@ import torch
 from dataset_parts import SIZE, build, draw, write
 from PIL import Image
 
-from lavislite.common.errors import DataError
+from lavislite.common.errors import ConfigError, DataError
 from lavislite.datasets.caption import CocoCaptionBuilder, ImageCaptionBuilder
 
 
@@ -76,6 +76,38 @@ def test_random_captions_make_one_sample_per_picture(annotations: dict[str, str]
     assert data[1]["text_input"] == "one"
     evaluated = dataset(annotations, train=False, captions_per_image="random")
     assert len(evaluated) == 9
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_pictures_with_all_their_captions_as_they_were_written(
+    annotations: dict[str, str], split: str
+) -> None:
+    data = dataset(annotations, split, train=False)
+    pictures = data.pictures()
+    assert [pictures.references(k) for k in range(len(pictures))] == [
+        ["Zero A.", "zero b"], ["one"], [f"two {k}" for k in range(6)]
+    ]  # fmt: skip
+    expected = [f"coco_{k}" for k in range(3)] if split == "train" else ["0.jpg", "1.jpg", "2.jpg"]
+    assert pictures.image_ids == expected
+    assert [path.name for path in pictures.image_paths] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert torch.equal(pictures[2]["image"], data[8]["image"])
+    batch = pictures.collate([pictures[k] for k in range(3)])
+    assert batch["image"].shape == (3, 3, 8, 8)
+    assert batch["index"].tolist() == [0, 1, 2]
+    assert "1.jpg" in pictures.record_id(1)
+
+
+def test_pictures_leave_out_those_that_are_missing(annotations: dict[str, str]) -> None:
+    (Path(annotations["train"]).parent / "images/1.jpg").unlink()
+    pictures = dataset(annotations, "val", train=False, max_bad_fraction=0.5).pictures()
+    assert pictures.image_ids == ["0.jpg", "2.jpg"]
+    assert pictures.references(1)[0] == "two 0"
+
+
+def test_how_pretraining_evaluates_is_an_option(annotations: dict[str, str]) -> None:
+    assert dataset(annotations, train=False, evaluation="caption").evaluation == "caption"
+    with pytest.raises(ConfigError, match=r"datasets.mine.evaluation: .* 'captions'.*'caption'"):
+        dataset(annotations, evaluation="captions")
 
 
 def test_ids_agree_between_splits_but_not_between_datasets(annotations: dict[str, str]) -> None:

@@ -47,6 +47,15 @@ def test_gallery(builder, split: str, options: dict[str, object], tmp_path: Path
     assert set(batch) == {"image", "index"}
 
 
+def test_captions_can_be_written_for_a_gallery(options: dict[str, object]) -> None:
+    gallery = build(ImageTextRetrievalBuilder, "test", train=False, **options)
+    pictures = gallery.pictures()
+    assert pictures.image_ids == gallery.image_ids
+    assert pictures.image_paths == gallery.image_paths
+    assert [pictures.references(i) for i in range(3)] == list(CAPTIONS.values())
+    assert pictures[1]["image"].equal(gallery[1]["image"])
+
+
 def test_the_training_side_has_captions_and_ids(options: dict[str, object]) -> None:
     data = build(ImageTextRetrievalBuilder, "flat", train=True, **options)
     assert (data.evaluation, len(data)) == ("loss", 9)

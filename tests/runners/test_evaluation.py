@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
-from runner_parts import Data, Task, run_config
+from runner_parts import Data, Model, Task, run_config
 
 from lavislite.common.errors import ConfigError
-from lavislite.runners.evaluation import Monitor, select_splits
+from lavislite.common.evaluation import EvalContext, EvalResult
+from lavislite.runners.evaluation import Monitor, evaluate_datasets, select_splits
+from lavislite.runners.rehearsal import describe
 
 METRICS = {"a/val/r_mean": 20.0, "b/val/r_mean": 40.0, "a/val/loss": 3.0, "a/val/loss_itc": 1.0}
 
@@ -45,3 +51,29 @@ def test_direction_follows_the_metric_or_the_option() -> None:
     assert not rising.better(float("nan"), None)
     with pytest.raises(ConfigError, match="monitor_mode"):
         monitor(monitor_mode="maximum")
+
+
+def test_further_files_of_a_result_lie_beside_its_rows(tmp_path: Path) -> None:
+    class Writing(Task):
+        def evaluate(self, *_: Any) -> EvalResult:
+            return EvalResult({"score": 1.0}, [{"index": 0}], {"server": [{"id": 1, "text": "a"}]})
+
+    part = Data(name="a", split="val")
+    metrics = evaluate_datasets(
+        *(Writing(), Model(), [part], EvalContext()),
+        lambda p: tmp_path / f"{p.name}_{p.split}.jsonl",
+    )
+    assert metrics == {"a/val/score": 1.0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_val.jsonl", "a_val_server.json"]
+    assert json.loads((tmp_path / "a_val_server.json").read_text()) == [{"id": 1, "text": "a"}]
+
+
+def test_a_dry_run_shows_the_tasks_table_or_all_metrics() -> None:
+    found: dict[str, Any] = {"train": {"loss": 2.0}, "metrics": {"a/val/x": 1.0, "a/val/y": 2.0}}
+    found |= {"parameters": {"head": (3, 0)}, "peak_memory_gb": {"cpu": 0.5}}
+    plain = describe(found, [])
+    assert "First step: loss 2" in plain
+    assert "First evaluation batch: a/val/x 1  a/val/y 2" in plain
+    shown = describe(found, [["a/val", "x"], ["all", "1.0"]])
+    assert "First evaluation batch:\na/val    x\nall    1.0\n" in shown
+    assert "a/val/y" not in shown

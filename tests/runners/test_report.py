@@ -112,6 +112,26 @@ def test_a_full_report_is_one_file_that_stands_alone(tmp_path: Path) -> None:
             assert picture.width > 800
 
 
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, "captions of the whole gallery", "What the model says"),
+        ({"captions": []}, "What the model says", "gallery"),
+        ({"captions": [], "generated": None}, "Pictures with a true text", "says"),
+        ({"captions": [], "attention": None}, "What the model says", "lit where"),
+    ],
+)
+def test_the_examples_are_explained_as_what_they_are(
+    tmp_path: Path, changes: dict[str, Any], said: str, unsaid: str
+) -> None:
+    page = write_report(
+        tmp_path, tmp_path / "none", {}, [example(tmp_path, **changes)], "title", ""
+    ).read_text()
+    note = page.partition("<h2>Examples</h2>")[2].partition("</p>")[0]
+    assert said in note
+    assert unsaid not in note
+
+
 @pytest.mark.parametrize("log", ["missing", "empty", "start_only"])
 def test_a_run_without_losses_recalls_or_examples_has_a_report(tmp_path: Path, log: str) -> None:
     path = tmp_path / "log.jsonl"
