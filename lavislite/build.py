@@ -10,12 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lavislite.checks import check_config, check_image_size, check_splits, check_statistics
+from lavislite.checks import (
+    check_config,
+    check_image_size,
+    check_parts,
+    check_splits,
+    check_statistics,
+)
 from lavislite.common import catalog, distributed
 from lavislite.common.config import Config
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.io import fetch
-from lavislite.playground import ensure_playground_vision
+from lavislite.playground import ensure_playground_parts
 from lavislite.run_dir import (
     create_run_dir,
     find_resume,
@@ -72,6 +78,7 @@ def build_runner(
     stem = name.removesuffix(".yaml").removesuffix(".yml")  # a dot elsewhere belongs to the name
     if checkpoint is not None:
         _use_checkpoint(cfg, checkpoint)
+    check_parts(cfg)
     if not dry_run:
         on_main(lambda: require_writable(Path(cfg.run.output_dir)))
     resumed = on_main(lambda: find_resume(cfg.run, stem))
@@ -79,7 +86,7 @@ def build_runner(
     data = build_data(cfg, train=train)
     check_image_size(cfg, data)
     loader = build_loader(cfg, data) if train else None
-    ensure_playground_vision(cfg, train_project)
+    ensure_playground_parts(cfg, train_project)
     run_dir, new = resumed, False
     if resumed is None or dry_run or not train:
         run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem, train))

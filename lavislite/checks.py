@@ -46,6 +46,17 @@ def check_names(cfg: Config) -> None:
             catalog.processors.get(processor["name"], key)
 
 
+def check_parts(cfg: Config) -> None:
+    """What the model is made from is there, as far as a look can tell.
+
+    Raises:
+        UserError: it is not, or does not fit.
+    """
+    look = getattr(catalog.models.get(cfg.model.arch), "look", None)
+    if callable(look):
+        look(cfg.model)
+
+
 def check_values(cfg: Config) -> None:
     """Every section that has a `check` method passes it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from lavislite.build import build_runner
 from lavislite.common.config import load_config
+from tests.playground_parts import small
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 FILES = sorted(path.relative_to(PROJECTS).as_posix() for path in PROJECTS.rglob("*.yaml"))
@@ -27,26 +29,24 @@ def few_pictures(folder: Path) -> str:
 
 def tiny(file: str, folder: Path) -> list[str]:
     """Options that shrink the data and leave the rest of the project as it is."""
-    data = load_config(PROJECTS / file).datasets
-    options = ["run.batch_size_train=4", "run.batch_size_eval=4", "run.num_workers=0"]
-    for name, dataset in data.items():
-        key = f"datasets.{name}"
-        if (dataset.builder or name).startswith("playground_"):
-            options += [f"{key}.num_train=12", f"{key}.num_val=6", f"{key}.num_test=6"]
-        else:
-            annotations = few_pictures(folder)
+    cfg = load_config(PROJECTS / file)
+    options = small(cfg, folder / "output")
+    for name, dataset in cfg.datasets.items():
+        if not (dataset.builder or name).startswith("playground_"):
+            annotations, key = few_pictures(folder), f"datasets.{name}"
             options += [f"{key}.annotations.{split}={annotations}" for split in dataset.annotations]
             options.append(f"{key}.images={folder}")
-    if "\n  vision: {name: tiny" in (PROJECTS / file).read_text():
-        options.append("model.vision.weights=none")
     return options
 
 
+@pytest.mark.usefixtures("trained_playground")
 @pytest.mark.parametrize("file", FILES)
 def test_a_project_steps_and_evaluates(file: str, tmp_path: Path) -> None:
     cfg = load_config(PROJECTS / file, tiny(file, tmp_path))
-    found = build_runner(cfg, project=file, dry_run=True).dry_run()
-    assert found["train"]["loss"] > 0
+    train = not cfg.run.evaluate
+    found = build_runner(cfg, project=file, train=train, dry_run=True).dry_run()
+    if train:
+        assert found["train"]["loss"] > 0
     wanted = {*cfg.run.valid_splits, *cfg.run.test_splits}
     assert {metric.split("/")[1] for metric in found["metrics"]} == wanted
 
@@ -54,5 +54,5 @@ def test_a_project_steps_and_evaluates(file: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_a_project_says_how_to_run_it_and_is_in_the_index(file: str) -> None:
     header = (PROJECTS / file).read_text().split("\nmodel:")[0]
-    assert f"train.py --cfg-path projects/{file}" in header
+    assert re.search(rf"(train|evaluate).py --cfg-path projects/{file}", header)
     assert f"({file})" in (PROJECTS / "README.md").read_text()

@@ -37,6 +37,7 @@ def test_files_that_a_command_names_exist(command: str) -> None:
             assert (ROOT / word).exists(), f"{command}: no {word}"
 
 
+@pytest.mark.usefixtures("trained_playground")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--cfg-path projects/" in c])
 def test_the_options_of_a_command_fit_its_project(command: str) -> None:
     words = shlex.split(command)

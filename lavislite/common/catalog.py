@@ -15,7 +15,11 @@ models = Registry(
         "blip2_qformer": "lavislite.models.blip2.stage1:Blip2Qformer",
         "blip2_feature_extractor": "lavislite.models.blip2.stage1:Blip2Qformer",
         "blip2_image_text_matching": "lavislite.models.blip2.matching:Blip2ITM",
+        "blip2_opt": "lavislite.models.blip2.stage2:Blip2OPT",
+        "blip2_t5": "lavislite.models.blip2.stage2:Blip2T5",
+        "blip2_llm": "lavislite.models.blip2.stage2:Blip2LLM",
         "tiny_vit_attributes": "lavislite.models.vision.attributes:TinyViTAttributes",
+        "tiny_language_model": "lavislite.models.language.pretraining:TinyLanguageModel",
     },
 )
 
@@ -27,11 +31,21 @@ vision_backbones = Registry(
         "hf": "lavislite.models.vision.hf:HFBackbone",
         "eva_clip_g": "lavislite.models.vision.presets:eva_clip_g",
         "clip_L": "lavislite.models.vision.presets:clip_l",
+        "eva": "lavislite.models.vision.eva:eva",
         "tiny": "lavislite.models.vision.tiny:TinyViT",
     },
 )
 
-language_models = Registry("language model", "language_models", {})
+language_models = Registry(
+    "language model",
+    "language_models",
+    {
+        "causal": "lavislite.models.language.causal:build_causal",
+        "seq2seq": "lavislite.models.language.seq2seq:build_seq2seq",
+        "playground_opt": "lavislite.models.language.tiny:playground_opt",
+        "playground_t5": "lavislite.models.language.tiny:playground_t5",
+    },
+)
 
 processors = Registry(
     "processor",
@@ -54,9 +68,14 @@ datasets = Registry(
         "coco_caption": "lavislite.datasets.caption:CocoCaptionBuilder",
         "coco_retrieval": "lavislite.datasets.image_text:CocoRetrievalBuilder",
         "vg_caption": "lavislite.datasets.caption:VGCaptionBuilder",
+        "nocaps": "lavislite.datasets.nocaps:NoCapsBuilder",
+        "image_vqa": "lavislite.datasets.vqa:ImageVQABuilder",
+        "coco_vqa": "lavislite.datasets.vqa:CocoVQABuilder",
         "playground_caption": "lavislite.datasets.playground:PlaygroundCaptionBuilder",
         "playground_retrieval": "lavislite.datasets.playground:PlaygroundRetrievalBuilder",
         "playground_attributes": "lavislite.datasets.playground:PlaygroundAttributesBuilder",
+        "playground_vqa": "lavislite.datasets.playground:PlaygroundVQABuilder",
+        "playground_text": "lavislite.datasets.playground.text:PlaygroundTextBuilder",
     },
 )
 
@@ -66,7 +85,10 @@ tasks = Registry(
     {
         "image_text_pretrain": "lavislite.tasks.pretrain:ImageTextPretrainTask",
         "retrieval": "lavislite.tasks.retrieval:RetrievalTask",
+        "captioning": "lavislite.tasks.captioning:CaptioningTask",
+        "vqa": "lavislite.tasks.vqa:VQATask",
         "multilabel_classification": "lavislite.tasks.classification:MultilabelClassificationTask",
+        "language_modelling": "lavislite.tasks.language:LanguageModellingTask",
     },
 )
 

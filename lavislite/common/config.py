@@ -20,8 +20,10 @@ from lavislite.common.merge import merge
 from lavislite.common.packaged import packaged_dataset, packaged_model
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
+from lavislite.common.trained import last_run
 from lavislite.common.userdir import import_user_dir
 
+LAST_RUN = "last_run:"  # model.pretrained: the last finished run of that project file
 SECTIONS = ("model", "datasets", "run", "base", "user_dir")
 
 
@@ -119,7 +121,11 @@ def _resolve_model(layers: list[Layer], problems: list[str]) -> Any:
         for layer in _sections(layers, "model")
     ]
     first = Layer(f"configs/models/{arch}/{model_type}.yaml", packaged.get("model", {}))
-    return merge("model", schema, [first, *own], problems)
+    model = merge("model", schema, [first, *own], problems)
+    source = getattr(model, "pretrained", None)
+    if source is not None and str(source).startswith(LAST_RUN):
+        model.pretrained = str(last_run(str(source).removeprefix(LAST_RUN)))
+    return model
 
 
 def _resolve_dataset(name: str, layers: list[Layer], problems: list[str]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lavislite.common.errors import CheckpointError
 from lavislite.common.io import atomic_write_text, cache_dir, read_json
+from lavislite.common.registry import did_you_mean
 
 
 def saved_config(checkpoint: str | Path) -> Path | None:
@@ -36,7 +37,11 @@ def last_run(project: str | Path) -> Path:
     note = pointer(project)
     how = f"Train it (a few minutes on a CPU): python train.py --cfg-path {project}"
     if not note.exists():
-        raise CheckpointError(f"The playground model has not been trained on this machine. {how}")
+        finished = [path.stem for path in note.parent.glob("*.json")]
+        near = "" if Path(project).is_file() else did_you_mean(note.stem, finished)
+        raise CheckpointError(
+            f"The playground model '{note.stem}' has not been trained on this machine.{near} {how}"
+        )
     run_dir = Path(read_json(note)["run_dir"])
     if not (run_dir / "config.yaml").exists():
         raise CheckpointError(f"The playground model was in {run_dir}, which is gone. {how}")

@@ -35,7 +35,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
         for r in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

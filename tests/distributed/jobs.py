@@ -159,6 +159,17 @@ def stage1(_: Path) -> dict[str, Any]:
     return found
 
 
+def stage2(out: Path, kinds: tuple[str, ...] = ("opt", "t5")) -> dict[str, Any]:
+    """Training and evaluation of BLIP-2 stage 2, with both kinds of language model."""
+    import stage2_job
+
+    found = {}
+    for kind in kinds:
+        distributed.seed_everything(0)  # the tower's random weights
+        found[kind] = stage2_job.run(kind, Patches, out)
+    return found
+
+
 def statistics(out: Path) -> dict[str, Any]:
     """Three steps with a batch norm that trains; the processes see different halves."""
     import warnings
@@ -177,7 +188,7 @@ def statistics(out: Path) -> dict[str, Any]:
     }
 
 
-JOBS = (collectives, training, resumption, not_a_number, full_disk, stage1, statistics)
+JOBS = (collectives, training, resumption, not_a_number, full_disk, stage1, stage2, statistics)
 
 
 def main(out: Path) -> None:

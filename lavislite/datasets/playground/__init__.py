@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 from lavislite.common.catalog import datasets
 from lavislite.datasets.base import DatasetBuilder, DatasetConfig
-from lavislite.datasets.caption import ImageCaptionBuilder, ImageCaptionConfig
+from lavislite.datasets.caption import CaptionDataset, ImageCaptionBuilder, ImageCaptionConfig
 from lavislite.datasets.image_text import ImageTextRetrievalBuilder
 from lavislite.datasets.packed import PackedStrings
 from lavislite.datasets.playground.attributes import AttributesDataset, read_graphs
 from lavislite.datasets.playground.generate import WorldSpec, ensure_world
 from lavislite.datasets.playground.scenes import SPLITS
+from lavislite.datasets.playground.truth import score_captions
+from lavislite.datasets.vqa import ImageVQABuilder, ImageVQAConfig, VQADataset
 
 
 @dataclass
@@ -22,21 +26,15 @@ class PlaygroundConfig(DatasetConfig):
     `annotations` and `images` are filled in; ``annotations: {test: null}`` takes a split away.
     """
 
-    seed: int = 0
-    num_train: int = 12_000
-    num_val: int = 200
-    num_test: int = 500
-    image_size: int = 64
+    seed: int = WorldSpec.seed
+    num_train: int = WorldSpec.num_train
+    num_val: int = WorldSpec.num_val
+    num_test: int = WorldSpec.num_test
+    image_size: int = WorldSpec.image_size
 
     @property
     def world(self) -> WorldSpec:
-        return WorldSpec(
-            seed=self.seed,
-            num_train=self.num_train,
-            num_val=self.num_val,
-            num_test=self.num_test,
-            image_size=self.image_size,
-        )
+        return WorldSpec(**{f.name: getattr(self, f.name) for f in fields(WorldSpec)})
 
 
 @dataclass
@@ -44,58 +42,89 @@ class PlaygroundCaptionConfig(PlaygroundConfig, ImageCaptionConfig):
     """Options of `playground_caption`."""
 
 
-Cfg = TypeVar("Cfg", bound=PlaygroundConfig)
+@dataclass
+class PlaygroundVQAConfig(PlaygroundConfig, ImageVQAConfig):
+    """Options of `playground_vqa`."""
+
+    image_name: str | None = "{subset}/playground_{subset}_{image_id:012d}.jpg"
 
 
-def located(cfg: Cfg, kind: str) -> Cfg:
-    """`cfg` with the paths of the world's files of that kind: karpathy or scenes."""
-    folder = cfg.world.folder
-    files = {split: str(folder / "annotations" / f"{kind}_{split}.json") for split in SPLITS}
-    return replace(
-        cfg, annotations={**files, **cfg.annotations}, images=cfg.images or str(folder / "images")
-    )
+class InWorld:
+    """A builder that reads the files of the world; `kinds` are those that hold a split."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("karpathy",)
+
+    def __init__(self, cfg: Any, *, name: str) -> None:
+        self.world: WorldSpec = cfg.world
+        folder = self.world.folder
+        files = {s: [str(self.file(kind, s)) for kind in self.kinds] for s in SPLITS}
+        images = cfg.images or str(folder / "images")
+        super().__init__(  # type: ignore[call-arg]
+            replace(cfg, annotations={**files, **cfg.annotations}, images=images), name=name
+        )
+
+    def file(self, kind: str, split: str) -> Path:
+        """The file of that kind: karpathy, scenes, questions or answers."""
+        return self.world.folder / "annotations" / f"{kind}_{split}.json"
+
+    def graphs(self, split: str) -> list[dict[str, Any]]:
+        """The scene graphs of `split`."""
+        return read_graphs(self.file("scenes", split))
+
+    def prepare(self) -> None:
+        ensure_world(self.world)
 
 
 @datasets.register("playground_caption")
-class PlaygroundCaptionBuilder(ImageCaptionBuilder):
+class PlaygroundCaptionBuilder(InWorld, ImageCaptionBuilder):
     """Pictures with one caption at a time, as `coco_caption`."""
 
     Config: ClassVar[type[DatasetConfig]] = PlaygroundCaptionConfig
 
-    def __init__(self, cfg: PlaygroundCaptionConfig, *, name: str) -> None:
-        super().__init__(located(cfg, "karpathy"), name=name)
-        self.world = cfg.world
-
-    def prepare(self) -> None:
-        ensure_world(self.world)
+    def build(self, split: str, *, train: bool) -> CaptionDataset:
+        """The captions of `split`; those that a model writes are compared with the scenes too."""
+        dataset = super().build(split, train=train)
+        if split in SPLITS and not train:
+            graphs = {graph["file_name"]: graph for graph in self.graphs(split)}
+            dataset.score_captions = partial(score_captions, graphs=graphs)  # type: ignore[attr-defined]
+        return dataset
 
 
 @datasets.register("playground_retrieval")
-class PlaygroundRetrievalBuilder(ImageTextRetrievalBuilder):
+class PlaygroundRetrievalBuilder(InWorld, ImageTextRetrievalBuilder):
     """A gallery of pictures that each have captions of their own, as `coco_retrieval`."""
 
     Config: ClassVar[type[DatasetConfig]] = PlaygroundConfig
 
-    def __init__(self, cfg: PlaygroundConfig, *, name: str) -> None:
-        super().__init__(located(cfg, "karpathy"), name=name)
-        self.world = cfg.world
 
-    def prepare(self) -> None:
-        ensure_world(self.world)
+@datasets.register("playground_vqa")
+class PlaygroundVQABuilder(InWorld, ImageVQABuilder):
+    """Questions about the pictures, with ten annotators' answers, as `coco_vqa`."""
+
+    Config: ClassVar[type[DatasetConfig]] = PlaygroundVQAConfig
+    kinds = ("questions", "answers")
+
+    def build(self, split: str, *, train: bool) -> VQADataset:
+        """The questions of `split`, which know a full description of each picture."""
+        dataset = super().build(split, train=train)
+        if split in SPLITS and not train:
+            folder = Path(self.cfg.images)
+            said = {str(folder / g["file_name"]): g["description"] for g in self.graphs(split)}
+            dataset.true_caption = partial(_told, dataset, said)  # type: ignore[attr-defined]
+        return dataset
+
+
+def _told(dataset: VQADataset, said: dict[str, str], index: int) -> str:
+    """The description of the picture that question `index` is about."""
+    return said[dataset.annotation(index)["image"]]
 
 
 @datasets.register("playground_attributes")
-class PlaygroundAttributesBuilder(DatasetBuilder):
+class PlaygroundAttributesBuilder(InWorld, DatasetBuilder):
     """Pictures with the boxes and attributes of their objects."""
 
     Config: ClassVar[type[DatasetConfig]] = PlaygroundConfig
-
-    def __init__(self, cfg: PlaygroundConfig, *, name: str) -> None:
-        super().__init__(located(cfg, "scenes"), name=name)
-        self.world = cfg.world
-
-    def prepare(self) -> None:
-        ensure_world(self.world)
+    kinds = ("scenes",)
 
     def build(self, split: str, *, train: bool) -> AttributesDataset:
         """The pictures of `split`; training needs no augmentation that would move objects."""

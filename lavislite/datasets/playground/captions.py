@@ -49,6 +49,12 @@ def captions(scene: Scene) -> list[str]:
     return result
 
 
+def full_caption(scene: Scene, stream: random.Random) -> str:
+    """A caption that leaves nothing out, whatever its length."""
+    write = stream.choice((_list_of_names, _place_first, _statement, _terse_names))
+    return write(scene, stream)
+
+
 def _list_of_names(scene: Scene, stream: random.Random) -> str:
     """a picture of a large red circle at the top left and a small blue star in the center"""
     things = _shuffled(scene, stream)
@@ -91,6 +97,11 @@ def _counted(scene: Scene, stream: random.Random) -> str:
     parts = [f"{t.colour} {t.shape} {t.position}" for t in _shuffled(scene, stream)]
     noun = stream.choice(("objects", "shapes"))
     return f"{_NUMBERS[len(parts)]} {noun}, {', '.join(parts)}"
+
+
+def _terse_names(scene: Scene, stream: random.Random) -> str:
+    """As `_terse`, with sizes and textures however many objects there are."""
+    return ", ".join(f"{_name(t, stream)} {t.position}" for t in _shuffled(scene, stream))
 
 
 def _terse_parts(scene: Scene, stream: random.Random) -> list[str]:

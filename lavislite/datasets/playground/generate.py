@@ -4,7 +4,9 @@
   images/<split>/playground_<split>_<12 digits>.jpg
   annotations/captions_<split>.json      COCO captions: info, images, annotations
   annotations/karpathy_<split>.json      LAVIS's files for COCO captions and retrieval
-  annotations/scenes_<split>.json        scene graphs in GQA's layout
+  annotations/questions_<split>.json     VQAv2 questions
+  annotations/answers_<split>.json       VQAv2 annotations: ten answers each
+  annotations/scenes_<split>.json        scene graphs in GQA's layout, and a full description
   world.json                             what made it
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lavislite.common.io import atomic_write, cache_dir, file_lock
-from lavislite.datasets.playground.captions import captions
+from lavislite.datasets.playground.captions import captions, full_caption
+from lavislite.datasets.playground.questions import Question, annotators, questions
 from lavislite.datasets.playground.render import render
 from lavislite.datasets.playground.scenes import (
     SPLITS,
@@ -30,8 +34,9 @@ from lavislite.datasets.playground.scenes import (
     scene_graph,
 )
 
-VERSION = 1  # raise when scenes, drawing, captions or layout change: old caches are then left alone
+VERSION = 2  # raise when scenes, drawing, captions or layout change: old caches are then left alone
 JPEG_QUALITY = 92
+QUESTIONS = {"train": 3, "val": 4, "test": 4}  # about each picture
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,47 @@ def _write_annotations(scenes: list[Scene], split: str, image_size: int, folder:
     graphs = {str(scene.image_id): scene_graph(scene, image_size) for scene in scenes}
     for image_id, graph in graphs.items():
         graph["file_name"] = names[int(image_id)]
+    for scene in scenes:
+        told = random.Random(f"{scene.seed}/description")
+        graphs[str(scene.image_id)]["description"] = full_caption(scene, told)
     _write_json(folder / f"scenes_{split}.json", graphs)
+    asked, answered = _vqa(scenes, split)
+    _write_json(folder / f"questions_{split}.json", asked)
+    _write_json(folder / f"answers_{split}.json", answered)
+
+
+def _vqa(scenes: list[Scene], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Questions and annotations, as the VQA server has them."""
+    asked, answered = [], []
+    for scene in scenes:
+        stream = random.Random(f"{scene.seed}/questions")
+        for k, question in enumerate(questions(scene, stream, QUESTIONS[split])):
+            ids = {"image_id": scene.image_id, "question_id": scene.image_id * 10 + k}
+            asked.append({**ids, "question": question.text})
+            answered.append({**ids, **_answers(question, stream)})
+    head = {
+        "info": {"description": "lavislite playground", "version": str(VERSION)},
+        "license": {},
+        "data_type": "playground",
+        "data_subtype": split,
+    }
+    return (
+        {**head, "task_type": "Open-Ended", "questions": asked},
+        {**head, "annotations": answered},
+    )
+
+
+def _answers(question: Question, stream: random.Random) -> dict[str, Any]:
+    given = [
+        {"answer_id": number, "answer": answer, "answer_confidence": "yes"}
+        for number, answer in enumerate(annotators(question, stream), start=1)
+    ]
+    return {
+        "question_type": question.kind,
+        "answer_type": question.answer_type,
+        "multiple_choice_answer": question.answer,
+        "answers": given,
+    }
 
 
 def _coco(texts: dict[int, list[str]], names: dict[int, str], image_size: int) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""The benchmarks run, on sizes so small that their figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+WORLD = {"num_train": 8, "num_val": 3, "num_test": 3}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a script sees its neighbours."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_backbone_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import backbone_grid
+
+    table = tmp_path / "grid.md"
+    pair = ["--vision", "timm ViT", "--language", "Llama", "T5 gated-gelu"]
+    assert backbone_grid.main([*pair, "--threads", "1", "--out", str(table)]) == 0
+    assert "2 of 2 pairs work" in table.read_text()
+    assert "| Llama | " in capsys.readouterr().out
+
+
+def test_a_bad_pair_fails_the_grid_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import backbone_grid
+
+    table, pair = tmp_path / "grid.md", ["--vision", "hf CLIP", "--language", "OPT"]
+    monkeypatch.setattr(backbone_grid, "train", lambda *_: None)
+    assert backbone_grid.main([*pair, "--threads", "1", "--out", str(table)]) == 1
+    assert "hf CLIP x OPT: AssertionError: the loss goes from" in table.read_text()
+
+
+def test_peak_memory(tmp_path: Path) -> None:
+    import peak_memory
+
+    figures = tmp_path / "memory.json"
+    arguments = ["--params", "3e6", "--limit", "1000", "--only", "language-file"]
+    arguments += ["--folder", str(tmp_path), "--json", str(figures)]
+    assert peak_memory.main(arguments) == 0
+    found = json.loads(figures.read_text())["cases"]["language-file"]
+    assert 2e6 < found["parameters"] < 4e6
+    assert found["peak_gib"] >= found["before_gib"] > 0
+    assert list(tmp_path.iterdir()) == [figures]
+
+
+def test_weights_written_for_the_memory_benchmark_are_whole(tmp_path: Path) -> None:
+    import peak_memory
+    import torch
+
+    from lavislite.models.language.base import LanguageConfig, build_language
+    from lavislite.models.vision.base import VisionConfig, build_vision
+
+    size, dtype = 3e6, torch.bfloat16
+    shards: dict[str, Any] = peak_memory.write_language("language", size, dtype, tmp_path)
+    file: dict[str, Any] = peak_memory.write_vision(size, dtype, tmp_path)
+    parts = [
+        build_language(LanguageConfig(**shards, precision="bf16")),
+        build_vision(VisionConfig(**file, precision="bf16")),
+    ]
+    assert all(2e6 < sum(p.numel() for p in part.parameters()) < 4e6 for part in parts)
+
+
+def test_stage1_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import stage1_matters
+    import tiny_parts
+
+    languages = {"OPT": "OPT", "T5": "T5 gated-gelu"}
+    folders = {n: tiny_parts.write_language(f, tmp_path / n).name for n, f in languages.items()}
+    everywhere = ["run.num_workers=0", "run.warmup_steps=1", "run.batch_size_train=4"]
+    small = [
+        f"datasets.{dataset}.{key}={value}"
+        for dataset in ("playground_caption", "playground_vqa")
+        for key, value in WORLD.items()
+    ]
+    retrieval = [o.replace("playground_vqa", "playground_retrieval") for o in small]
+    arguments = ["--vision", "random", "--steps", "1", "--every", "1", "--seeds", "1"]
+    arguments += ["--questions", "2", "--pictures", "2", "--threads", "1"]
+    arguments += ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    arguments += ["--options", *everywhere, *small, "run.generation.max_new_tokens=8"]
+    arguments += ["--stage1-options", *everywhere, *retrieval, "run.max_steps=1"]
+    # Without training the playground's language models.
+    real = stage1_matters.load_config
+
+    def load(project: Path, options: list[str]) -> Any:
+        name = {"pretrain_stage2": "OPT", "pretrain_stage2_t5": "T5"}.get(project.stem)
+        own = [f"model.language.name={folders[name]}"] if name else []
+        return real(project, [*options, *own])
+
+    monkeypatch.setattr(stage1_matters, "load_config", load)
+    assert stage1_matters.main(arguments) == 0
+    name = "stage1_matters_random"
+    runs = json.loads((tmp_path / "out" / f"{name}.json").read_text())["runs"]
+    assert [(run["language"], run["start"]) for run in runs] == [
+        (language, start) for language in languages for start in stage1_matters.STARTS
+    ]
+    for run in runs:
+        assert all([s for s, _ in curve] == [0, 1] for curve in run["curves"].values())
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+    assert "| OPT, with stage 1 | " in (tmp_path / "out" / f"{name}.md").read_text()
+    monkeypatch.setattr(stage1_matters, "train", None)  # nothing is left to train
+    assert stage1_matters.main(arguments) == 0
