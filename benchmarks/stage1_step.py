@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from facts import facts
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavislite.models.blip2.qformer import QFormerConfig
@@ -115,17 +114,6 @@ def matmul_rate() -> float:
     return 2 * 1024 * 384 * 1536 / statistics.median(seconds) / 1e9
 
 
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def measure(args: argparse.Namespace) -> dict:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -151,12 +139,8 @@ def measure(args: argparse.Namespace) -> dict:
         "matmul_gflops_per_second": round(rate, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "batch_size": args.batch_size,
-        "threads": args.threads,
         "steps": args.steps,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        **facts(args.threads),
     }
 
 
