@@ -5,13 +5,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.10"],
-    "bnb": ["bitsandbytes>=0.43"],
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.10", "peft>=0.15"],
+    "bnb": ["accelerate>=1.0", "bitsandbytes>=0.43"],
+    "lora": ["peft>=0.15"],
 }
+
+VERSION = Path("lavislite/common/version.py").read_text().split('"')[-2]
 
 setup(
     name="lavislite",
-    version="0.1.0",
+    version=VERSION,
     description="Bridge any frozen vision backbone and any frozen LLM with BLIP-2's Q-Former",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -35,6 +38,7 @@ setup(
         "iopath>=0.1.10",
         "fairscale>=0.4.13",
         "numpy>=1.26",
+        "pycocoevalcap>=1.2",
         "pillow>=10.3",
         "matplotlib>=3.8",
         "tensorboard>=2.16",
