@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
-from lavislite.common.io import atomic_write, load_tensors
+from lavislite.common.io import atomic_write
 from lavislite.common.registry import did_you_mean
+from lavislite.common.tensors import load_tensors
 from lavislite.sources import Source, from_hf, open_source
 
 __all__ = ["convert", "from_hf", "open_source"]

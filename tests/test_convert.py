@@ -12,7 +12,7 @@ from torch import Tensor
 from lavislite import load_model, load_model_and_preprocess
 from lavislite.cli import main
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
-from lavislite.common.io import load_tensors
+from lavislite.common.tensors import load_tensors
 from lavislite.convert import convert, open_source
 from lavislite.models.base import distinct_tensors
 from lavislite.models.blip2.native import native_project, save_native

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
-from lavislite.common.io import fetch, load_tensors
+from lavislite.common.io import fetch
 from lavislite.common.registry import did_you_mean
+from lavislite.common.tensors import load_tensors
 
 State = Mapping[str, Tensor]
 

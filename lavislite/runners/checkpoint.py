@@ -25,7 +25,8 @@ import torch
 
 from lavislite.common import distributed
 from lavislite.common.errors import CheckpointError, TrainingError, UserError
-from lavislite.common.io import atomic_write, load_tensors, read_json, require_path
+from lavislite.common.io import atomic_write, read_json, require_path
+from lavislite.common.tensors import load_tensors
 
 FORMAT = 1
 LAST, BEST = "last", "checkpoint_best"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lavislite.common import io
+from lavislite.common import io, tensors
 from lavislite.common.errors import CheckpointError, DataError, UserError
 
 CONTENT = bytes(range(256)) * 40
@@ -207,7 +207,7 @@ def test_tensors_come_from_every_usual_file(tmp_path: Path, kind: str) -> None:
             save_file({name: state[name]}, tmp_path / f"{name}.safetensors")
         index = '{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}'
         (tmp_path / "model.safetensors.index.json").write_text(index)
-    loaded = io.load_tensors(path)
+    loaded = tensors.load_tensors(path)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
@@ -220,7 +220,7 @@ class Evil:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {"a": torch.ones(1)}, "config": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match=r"evil.pth.*Python objects"):
-        io.load_tensors(tmp_path / "evil.pth")
+        tensors.load_tensors(tmp_path / "evil.pth")
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -236,12 +236,12 @@ def test_the_class_in_a_pickle_is_named_and_a_way_out_shown(tmp_path: Path) -> N
     ):
         torch.save({"model": state, "config": config}, tmp_path / "w.pth")
         with pytest.raises(CheckpointError, match=rf"w.pth.*\({name}\).*save its tensors alone"):
-            io.load_tensors(tmp_path / "w.pth")
+            tensors.load_tensors(tmp_path / "w.pth")
 
 
 def test_plain_values_beside_the_weights_can_be_read(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}, "config": {"arch": "x"}}, tmp_path / "w.pth")
-    assert io.torch_content(tmp_path / "w.pth")["config"] == {"arch": "x"}
+    assert tensors.torch_content(tmp_path / "w.pth")["config"] == {"arch": "x"}
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
@@ -253,10 +253,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str) -> None:
     for length in (0, 7, 300, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=name):
-            io.load_tensors(tmp_path / name)
+            tensors.load_tensors(tmp_path / name)
 
 
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("model: {}")
     with pytest.raises(CheckpointError, match=r"w\.pth: not a PyTorch checkpoint"):
-        io.load_tensors(tmp_path / "w.pth")
+        tensors.load_tensors(tmp_path / "w.pth")

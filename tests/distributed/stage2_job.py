@@ -10,7 +10,7 @@ import torch
 
 from lavislite.common import distributed
 from lavislite.common.evaluation import EvalContext
-from lavislite.common.io import load_tensors
+from lavislite.common.tensors import load_tensors
 from lavislite.runners.strategy import make_strategy
 
 CAPTIONS = ["a", "a red cat on the small table", "two dogs", "an old man eats near two happy dogs"]

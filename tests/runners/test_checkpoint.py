@@ -11,7 +11,7 @@ import torch
 from runner_parts import Data, Model, make_runner
 
 from lavislite.common.errors import CheckpointError, TrainingError
-from lavislite.common.io import load_tensors
+from lavislite.common.tensors import load_tensors
 from lavislite.runners import checkpoint
 from lavislite.runners.checkpoint import load_checkpoint
 

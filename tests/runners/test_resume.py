@@ -17,7 +17,7 @@ from lavislite.runners.checkpoint import find_checkpoint, run_dir_of
 
 
 def weights(run_dir: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
-    from lavislite.common.io import load_tensors
+    from lavislite.common.tensors import load_tensors
 
     return dict(load_tensors(run_dir / "checkpoints" / checkpoint / "model.safetensors"))
 

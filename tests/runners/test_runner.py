@@ -59,7 +59,7 @@ def test_the_best_checkpoint_is_tested_for_any_split_name_and_negative_scores(
     assert best.resolve().name == "step_12"
     assert (tmp_path / "checkpoints/last").resolve().name == "step_18"
     assert sorted(p.name for p in best.parent.glob("step_*")) == ["step_12", "step_18"]
-    from lavislite.common.io import load_tensors
+    from lavislite.common.tensors import load_tensors
 
     saved = load_tensors(best / "model.safetensors")
     assert torch.equal(saved["head.weight"], runner.model.head.weight)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lavislite.common.errors import UserError
-from lavislite.common.io import load_tensors
 from lavislite.common.logging import get_logger
+from lavislite.common.tensors import load_tensors
 from lavislite.models.base import check_state, copy_tensors
 from lavislite.models.blip2.hub import BERT, find_bert
 from lavislite.models.blip2.qformer import QFormer

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from lavislite.common.errors import CheckpointError
-from lavislite.common.io import atomic_write, atomic_write_text, cache_dir, load_tensors, read_json
+from lavislite.common.io import atomic_write, atomic_write_text, cache_dir, read_json
 from lavislite.common.logging import get_logger
+from lavislite.common.tensors import load_tensors
 from lavislite.models.blip2.hf_export import OURS
 from lavislite.models.blip2.hf_format import OUR_LM, WORDS, from_hf
 from lavislite.models.blip2.hf_tokens import vocabulary_file

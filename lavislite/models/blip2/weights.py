@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from lavislite.common.errors import CheckpointError
-from lavislite.common.io import fetch, load_tensors, read_json, require_path
+from lavislite.common.io import fetch, read_json, require_path
 from lavislite.common.logging import get_logger
+from lavislite.common.tensors import load_tensors
 from lavislite.models.base import BaseModel, check_state, copy_tensors, distinct_tensors
 from lavislite.models.blip2.lavis_names import VISION, from_lavis, inner_prefix, to_lavis
 from lavislite.models.blip2.stage2_weights import check_queries, fit_stage2, is_stage2

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError, ConfigError
-from lavislite.common.io import atomic_write, cache_dir, load_tensors
+from lavislite.common.io import atomic_write, cache_dir
+from lavislite.common.tensors import load_tensors
 
 PATCH = 8
 
