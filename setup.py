@@ -5,9 +5,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.10", "peft>=0.15"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "mypy>=1.10",
+        "peft>=0.15",
+        "simplemma>=1.0",
+    ],
     "bnb": ["accelerate>=1.0", "bitsandbytes>=0.43"],
     "lora": ["peft>=0.15"],
+    "okvqa": ["simplemma>=1.0"],
 }
 
 VERSION = Path("lavislite/common/version.py").read_text().split('"')[-2]

@@ -152,11 +152,12 @@ def build_model(
     target = catalog.models.get(cfg.model.arch)
     distributed.seed_everything(cfg.run.seed)
     parts: dict[str, Any] = {} if captions is None else {"captions": captions}
-    if getattr(cfg.model, "tokenizer", None) in ("auto", "from_data"):
+    reads = getattr(cfg.model, "qformer_text_input", True)  # stage 2 does when asked to
+    if reads and getattr(cfg.model, "tokenizer", None) in ("auto", "from_data"):
         from lavislite.models.blip2.text import build_tokenizer
         from lavislite.models.blip2.weights import run_tokenizer
 
-        kept = run_tokenizer(str(vocabulary) if vocabulary else cfg.model.pretrained)
+        kept = run_tokenizer(vocabulary or cfg.model.pretrained)
         if kept is not None:  # the weights know these ids, whatever the captions are now
             parts["tokenizer"] = build_tokenizer(kept)
     return target.from_config(cfg.model, **_accepted(target.from_config, parts))

@@ -1,4 +1,4 @@
-"""The command line: ``lavislite train | evaluate | validate | convert | models | datasets``.
+"""The command line: ``lavislite train | evaluate | score | validate | convert | models ...``.
 
 Nothing heavy is imported before a command needs it, so ``--help`` and the listings are instant.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from lavislite import __version__
 from lavislite.common.errors import UserError
+from lavislite.score_report import add_arguments
 
 EXAMPLES = """\
 examples:
@@ -25,7 +26,9 @@ examples:
   torchrun --nproc-per-node=8 train.py --cfg-path my.yaml
   lavislite evaluate --cfg-path my.yaml --checkpoint output/my/latest
   lavislite validate --cfg-path my.yaml                     configuration and annotation files, no model
+  lavislite score vqa --predictions answers.json --annotations v2_mscoco_val2014_annotations.json
   lavislite convert output/my/latest exported --to hf       for transformers and vLLM
+  lavislite download coco_caption --split val               size and licence first, then fetch and verify
   lavislite models 'blip2*'
 """  # noqa: E501
 
@@ -89,6 +92,12 @@ def validate(args: argparse.Namespace) -> int:
     return 0
 
 
+def score_results(args: argparse.Namespace) -> int:
+    from lavislite.score import run
+
+    return run(args)
+
+
 def convert_model(args: argparse.Namespace) -> int:
     from lavislite.common.userdir import import_user_dir
     from lavislite.convert import convert
@@ -118,6 +127,29 @@ def list_datasets(args: argparse.Namespace) -> int:
     from lavislite.zoo import dataset_zoo
 
     return _list(dataset_zoo, args.pattern, "dataset")
+
+
+def download(args: argparse.Namespace) -> int:
+    from lavislite.download import describe, names
+    from lavislite.download import download as fetch
+
+    if args.name is None:
+        for name in names():
+            print(f"{name:<24}{describe(name).title}")
+        return 0
+    fetch(
+        args.name,
+        args.part,
+        split=args.split,
+        type=args.type,
+        to=args.to,
+        yes=args.yes,
+        dry_run=args.dry_run,
+        workers=args.workers,
+        keep_archives=args.keep_archives,
+        limit=args.limit,
+    )
+    return 0
 
 
 def _list(zoo: Any, pattern: str, kind: str) -> int:
@@ -236,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add("validate", validate, "check configuration and annotation files, build no model")
     _add_config(sub, required=True)
+    add_arguments(add("score", score_results, "the official figures of a result file"))
     _add_convert(add("convert", convert_model, "write a model in another format, and check it"))
+    _add_download(add("download", download, "fetch a data set, resume, unpack, verify"))
     for name, command in (("models", list_models), ("datasets", list_datasets)):
         sub = add(name, command, f"list {name} and their types")
         sub.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'blip2*'")
@@ -256,6 +290,25 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--no-verify", dest="verify", action="store_false", help="do not load what was written"
     )
     _add_options(parser)
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the data set; left out: lists them")
+    parser.add_argument("--part", default="all", metavar="PART", help="annotations, images or all")
+    parser.add_argument("--split", metavar="SPLIT", help="only what this split needs")
+    parser.add_argument(
+        "--type", default="default", help="of the data set's types; see: lavislite datasets"
+    )
+    parser.add_argument("--to", metavar="FOLDER", help="default: the cache folder")
+    parser.add_argument("--yes", action="store_true", help="agree to more than 1 GB")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be fetched")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="connections; default 4, for lists of pictures 32"
+    )
+    parser.add_argument("--keep-archives", action="store_true", help="in FOLDER/.downloads")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="of a list of pictures only the first N rows"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:

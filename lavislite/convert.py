@@ -100,7 +100,7 @@ def _write_lavis(source: Source, dest: Path, dtype: torch.dtype | None) -> Path:
     require_free(dest)
     model = source.model
     config: dict[str, Any] = {"model": asdict(model.cfg)}
-    if "tokenizer" in config["model"]:  # one made from data exists nowhere else
+    if model.tokenizer is not None:  # one made from data exists nowhere else
         config["vocabulary"] = vocabulary_file(model.tokenizer, len(model.tokenizer))
     content = {"model": _lavis_state(model, dtype), "config": config, "epoch": 0}
     atomic_write(dest, lambda part: torch.save(content, part))

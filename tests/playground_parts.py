@@ -21,6 +21,8 @@ def small(cfg, folder: Path) -> list[str]:
     for name, dataset in cfg.datasets.items():
         if (dataset.builder or name).startswith("playground_"):
             sizes = {"num_train": 12, "num_val": 6, "num_test": 6}
+            if (dataset.builder or name) != "playground_text":
+                sizes |= {"num_nocaps": 6, "num_flickr30k": 6}
             options += [f"datasets.{name}.{key}={size}" for key, size in sizes.items()]
     return [*options, f"run.output_dir={folder}"]
 

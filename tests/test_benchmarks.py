@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-WORLD = {"num_train": 8, "num_val": 3, "num_test": 3}
+WORLD = {"num_train": 8, "num_val": 3, "num_test": 3, "num_nocaps": 3, "num_flickr30k": 2}
 
 
 @pytest.fixture(autouse=True)

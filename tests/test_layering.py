@@ -16,6 +16,7 @@ ALLOWED = {
     "models": {"common", "models"},
     "tasks": {"common", "metrics", "tasks"},
     "runners": {"common", "runners"},
+    "download": {"common", "download"},
 }
 
 

@@ -23,7 +23,7 @@ from lavislite.common.schema import RunConfig
 from lavislite.common.trained import last_run
 from lavislite.common.userdir import import_user_dir
 
-LAST_RUN = "last_run:"  # model.pretrained: the last finished run of that project file
+LAST_RUN = "last_run:"  # in model.pretrained: the last finished run of that project file
 SECTIONS = ("model", "datasets", "run", "base", "user_dir")
 
 
@@ -122,10 +122,17 @@ def _resolve_model(layers: list[Layer], problems: list[str]) -> Any:
     ]
     first = Layer(f"configs/models/{arch}/{model_type}.yaml", packaged.get("model", {}))
     model = merge("model", schema, [first, *own], problems)
-    source = getattr(model, "pretrained", None)
-    if source is not None and str(source).startswith(LAST_RUN):
-        model.pretrained = str(last_run(str(source).removeprefix(LAST_RUN)))
+    found = getattr(model, "pretrained", None)
+    if found is not None:
+        model.pretrained = [*map(_located, found)] if isinstance(found, list) else _located(found)
     return model
+
+
+def _located(source: Any) -> Any:
+    """A source of weights; that of ``last_run:`` as the folder it means."""
+    if not str(source).startswith(LAST_RUN):
+        return source
+    return str(last_run(str(source).removeprefix(LAST_RUN)))
 
 
 def _resolve_dataset(name: str, layers: list[Layer], problems: list[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -15,15 +16,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lavislite.common.errors import DataError, UserError
 from lavislite.common.hub import hub_trouble
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
-
-if TYPE_CHECKING:
-    pass
 
 logger = get_logger(__name__)
 
@@ -143,13 +141,13 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, progress: bool = T
     elif scheme == "file":
         path = require_path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path))
     elif scheme in ("http", "https"):
-        return _download(text, sha256, progress)
+        return download(text, cached_path(text), sha256=sha256, progress=progress)
     elif scheme == "hf":
         path = _from_hub(text)
     else:
         path = _from_iopath(text)
     if sha256 is not None:
-        _check_sha256(path, sha256, text)
+        check_sum(path, "sha256", sha256, text)
     return path
 
 
@@ -159,21 +157,65 @@ def cached_path(url: str) -> Path:
     return cache_dir() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:10] / name
 
 
-def _download(url: str, sha256: str | None, progress: bool) -> Path:
-    path = cached_path(url)
-    verified = path.with_name(path.name + ".sha256")
-    with file_lock(path.with_name(path.name + ".lock")):
+def download(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """`url` downloaded to `path`, unless a checked file is there: locked, resumed, moved in whole.
+
+    Raises:
+        UserError: no connection, the server refuses, or a checksum differs (the file is removed).
+    """
+    expected = {kind: value for kind, value in (("sha256", sha256), ("md5", md5)) if value}
+    with file_lock(_beside(path, "lock")):
         if not path.exists():
-            part = path.with_name(path.name + ".part")
+            part = _beside(path, "part")
             _download_with_retries(url, part, path, progress)
-            if sha256 is not None:
-                _check_sha256(part, sha256, url, remove=True)
-                atomic_write_text(verified, sha256)
+            _check_sums(part, path, expected, url)
             part.replace(path)
-        elif sha256 is not None and not (verified.exists() and verified.read_text() == sha256):
-            _check_sha256(path, sha256, url, remove=True)
-            atomic_write_text(verified, sha256)
+        else:
+            _check_sums(path, path, expected, url)
     return path
+
+
+def _check_sums(file: Path, path: Path, expected: dict[str, str], source: str) -> None:
+    """`check_sum` of `file`, once: what was checked is written down beside `path`."""
+    for kind, value in expected.items():
+        verified = _beside(path, kind)
+        if file == path and verified.exists() and verified.read_text() == value:
+            continue
+        check_sum(file, kind, value, source, remove=True)
+        atomic_write_text(verified, value)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f"{path.name}.{kind}")
+
+
+def open_url(url: str, headers: dict[str, str], timeout: float) -> Any:
+    """The server's response; only http and https are spoken, after a redirection too."""
+    request = urllib.request.Request(url, headers={"User-Agent": "lavislite", **headers})
+    return _opener().open(request, timeout=timeout)
+
+
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    opener = urllib.request.OpenerDirector()  # build_opener would add ftp:, file: and data:
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _download_with_retries(url: str, part: Path, path: Path, progress: bool) -> None:
@@ -216,12 +258,11 @@ def _download_some(url: str, part: Path, progress: bool) -> None:
 
     stamp = part.with_name(part.name + ".etag")  # which version of the file `part` belongs to
     have = part.stat().st_size if part.exists() and stamp.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "lavislite"})
+    headers = {}
     if have:
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", stamp.read_text(encoding="utf-8"))
+        headers = {"Range": f"bytes={have}-", "If-Range": stamp.read_text(encoding="utf-8")}
     try:
-        response = urllib.request.urlopen(request, timeout=60)
+        response = open_url(url, headers, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -269,16 +310,18 @@ def _bar(
         yield bar.update
 
 
-def _check_sha256(path: Path, expected: str, source: str, remove: bool = False) -> None:
-    digest = hashlib.sha256()
+def check_sum(path: Path, kind: str, expected: str, source: str, remove: bool = False) -> None:
+    """Raise UserError unless the file has this checksum; `kind` is "sha256" or "md5"."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != expected.lower():
         if remove:
             path.unlink()
+        name = {"sha256": "SHA-256", "md5": "MD5"}[kind]
         raise UserError(
-            f"{source}: expected SHA-256 {expected.lower()}, got {digest.hexdigest()}: "
+            f"{source}: expected {name} {expected.lower()}, got {digest.hexdigest()}: "
             "the file is damaged or not the one meant."
         )
 

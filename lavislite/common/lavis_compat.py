@@ -111,7 +111,7 @@ def _translate_weights(ours: dict[str, Any], known: Collection[str], initial: st
         ours["pretrained"] = None
     elif load_finetuned is False and "pretrained" not in ours and initial is not None:
         ours["pretrained"] = initial
-    elif ours.get("pretrained") == "":
+    elif ours.get("pretrained") in ("", []):
         ours["pretrained"] = None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from lavislite.common.errors import ConfigError, DataError
@@ -17,7 +19,8 @@ from lavislite.common.registry import did_you_mean
 from lavislite.datasets.annotations import Record, read_records
 from lavislite.datasets.download import locate, sources
 from lavislite.datasets.images import ImageFiles
-from lavislite.datasets.packed import PackedStrings
+from lavislite.datasets.packed import PackedStrings, file_stamp
+from lavislite.datasets.tables import ImageTable
 from lavislite.processors import build_processor
 
 logger = get_logger(__name__)
@@ -25,6 +28,12 @@ logger = get_logger(__name__)
 Sample = dict[str, Any]
 Processor = Callable[[Any], Any]
 PHASES = ("train", "eval")
+_ENTRIES = 10_000
+# Options that leave the records of an annotation file as they are.
+_NOT_ABOUT_RECORDS = frozenset(
+    {"builder", "type", "annotations", "vis_processor", "text_processor", "max_bad_fraction"}
+    | {"ratio", "captions_per_image", "evaluation"}
+)
 
 
 @dataclass
@@ -156,45 +165,23 @@ def _stacked(values: list[Any], key: str, owner: str) -> Any:
     return values
 
 
-class ImageTable:
-    """Pictures with their captions and ids, packed so that workers share the memory.
-
-    A picture is what has the same file and the same id; its captions are gathered from all records.
-
-    Attributes:
-        paths, ids: one string per picture (the id is the path where there is none).
-        texts: all captions, picture by picture.
-        first_text: [n_pictures + 1] where each picture's captions begin in `texts`.
-    """
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        captions: dict[tuple[str, str], list[str]] = {}
-        for record in records:
-            key = record.image, record.image if record.image_id is None else record.image_id
-            captions.setdefault(key, []).extend(record.captions)
-        self.paths = PackedStrings(path for path, _ in captions)
-        self.ids = PackedStrings(image_id for _, image_id in captions)
-        self.texts = PackedStrings(text for texts in captions.values() for text in texts)
-        self.first_text = np.cumsum([0] + [len(texts) for texts in captions.values()])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def text_numbers(self, k: int) -> range:
-        """The captions of picture `k`, as positions in `texts`."""
-        return range(int(self.first_text[k]), int(self.first_text[k + 1]))
+def _folders(folder: Path) -> list[Path]:
+    """A folder and those in it: their times change when a file comes or goes."""
+    if not folder.is_dir():
+        return [folder]
+    with os.scandir(folder) as entries:  # of a million pictures side by side not all are looked at
+        inside = [entry.path for entry in islice(entries, _ENTRIES) if entry.is_dir()]
+    return [folder, *map(Path, sorted(inside))]
 
 
 def _warn_about_ids(table: ImageTable, owner: str) -> None:
-    first: dict[str, str] = {}
-    for path, image_id in zip(table.paths, table.ids, strict=True):
-        if first.setdefault(image_id, path) != path:
-            logger.warning(
-                "%s: image_id %s stands for different pictures (%s, %s, ...): their captions count "
-                "as matching each of them. Do several files number their pictures alike?",
-                *(owner, image_id, first[image_id], path),
-            )
-            return
+    if table.clash is not None:
+        one, two = table.clash
+        logger.warning(
+            "%s: image_id %s stands for different pictures (%s, %s, ...): their captions count "
+            "as matching each of them. Do several files number their pictures alike?",
+            *(owner, table.ids[one], table.paths[one], table.paths[two]),
+        )
 
 
 def id_number(dataset: str, image_id: str) -> int:
@@ -211,6 +198,7 @@ class DatasetBuilder:
 
     Config: ClassVar[type[DatasetConfig]] = DatasetConfig
     advice: ClassVar[str] = ""  # where to get the pictures, appended to messages about them
+    looks_at_folder: ClassVar[bool] = False  # `_records` depends on which pictures are there
 
     def __init__(self, cfg: DatasetConfig, *, name: str) -> None:
         self.cfg = cfg
@@ -243,24 +231,33 @@ class DatasetBuilder:
         """The annotations of `split` and the folder of its pictures."""
         files = [source.locate() for source in self._sources(split)]
         folder = self._folder(split)
-        table = ImageTable(self._records(files, split, beside=folder is None))
+        table = ImageTable.stored(
+            self._key(files, split), lambda: self._records(files, split, beside=folder is None)
+        )
         _warn_about_ids(table, f"{self.name}/{split}")
         return table, folder if folder is not None else Path()
 
+    def pictures(self, split: str) -> tuple[ImageTable, ImageFiles]:
+        """The annotations of `split` and its pictures, looked for."""
+        table, folder = self.table(split)
+        return table, self.files(split, table.paths, folder)
+
     def files(self, split: str, names: PackedStrings, folder: Path) -> ImageFiles:
         """The pictures, looked for."""
+        files = ImageFiles(names, folder, **self._tolerance(split))
+        files.check()
+        return files
+
+    def _tolerance(self, split: str) -> dict[str, Any]:
+        """What `ImageFiles` must know about bad pictures."""
         where = f"datasets.{self.name}.max_bad_fraction"
         if not 0 <= self.cfg.max_bad_fraction <= 1:
             raise ConfigError(f"{where}: expected 0 to 1, saw {self.cfg.max_bad_fraction}")
-        files = ImageFiles(
-            names,
-            folder,
-            owner=f"{self.name}/{split}",
-            max_bad_fraction=self.cfg.max_bad_fraction,
-            advice=f" {self.advice}" if self.advice else "",
-        )
-        files.check()
-        return files
+        return {
+            "owner": f"{self.name}/{split}",
+            "max_bad_fraction": self.cfg.max_bad_fraction,
+            "advice": f" {self.advice}" if self.advice else "",
+        }
 
     def vis_processor(self, train: bool) -> Processor:
         return self._processor("vis_processor", self.cfg.vis_processor, train)
@@ -292,6 +289,18 @@ class DatasetBuilder:
             for record in read_records(file, columns=self.cfg.columns, split=split):
                 image = str(file.parent / record.image) if beside else record.image
                 yield Record(image, record.captions, record.image_id)
+
+    def _key(self, files: list[Path], split: str) -> list[str]:
+        """All that `_records` depends on: its code, the files, the options."""
+        reader = self._records
+        folder = self._folder(split)
+        seen = _folders(folder) if self.looks_at_folder and folder is not None else []
+        options = {k: v for k, v in vars(self.cfg).items() if k not in _NOT_ABOUT_RECORDS}
+        return [
+            *(split, reader.__qualname__, file_stamp(Path(reader.__code__.co_filename))),
+            *map(file_stamp, [*files, *seen]),
+            json.dumps(options, sort_keys=True, default=repr),
+        ]
 
     def _folder(self, split: str) -> Path | None:
         images = self.cfg.images

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -13,16 +14,17 @@ import torch
 from lavislite.common.catalog import datasets
 from lavislite.common.errors import ConfigError
 from lavislite.common.registry import did_you_mean
+from lavislite.datasets.annotations import Record
 from lavislite.datasets.base import (
     Dataset,
     DatasetBuilder,
     DatasetConfig,
-    ImageTable,
     Processor,
     Sample,
     id_number,
 )
 from lavislite.datasets.images import ImageFiles
+from lavislite.datasets.tables import ImageTable
 
 CHOICES = ("all", "random")
 EVALUATIONS = ("loss", "caption")
@@ -79,16 +81,17 @@ class CaptionDataset(Dataset):
         self.text_processor = text_processor
         self.evaluation = evaluation
         self.domains: Mapping[str, str] = {}
-        self._kept = kept = (
-            np.arange(len(table)) if keep is None else np.asarray(list(keep), dtype=np.int64)
-        )
-        picture_of_text = np.repeat(np.arange(len(table)), np.diff(table.first_text))
-        self._text = None if draw else np.flatnonzero(np.isin(picture_of_text, kept))
-        self._picture = kept if self._text is None else picture_of_text[self._text]
-        self._ids = np.asarray([id_number(name, image_id) for image_id in table.ids], np.int64)
+        self._kept = None if keep is None else np.asarray(list(keep), dtype=np.int64)
+        self._draw = draw
+        self._text: np.ndarray | None = None  # the captions of the pictures that are kept
+        if self._kept is not None and not draw:
+            texts = [np.asarray(table.text_numbers(int(k)), np.int64) for k in self._kept]
+            self._text = np.concatenate([np.empty(0, np.int64), *texts])
 
     def __len__(self) -> int:
-        return len(self._picture)
+        if not self._draw:
+            return len(self.table.texts if self._text is None else self._text)
+        return len(self.table if self._kept is None else self._kept)
 
     def __getitem__(self, index: int) -> Sample | None:
         image = self.load_image(index)
@@ -97,23 +100,25 @@ class CaptionDataset(Dataset):
         return {
             "image": image,
             "text_input": self.text_processor(self.table.texts[self._text_number(index)]),
-            "image_id": int(self._ids[self.file_number(index)]),
+            "image_id": id_number(self.name, self.table.ids[self.file_number(index)]),
             "index": int(index),
         }
 
     def file_number(self, index: int) -> int:
-        return int(self._picture[index])
+        if not self._draw:
+            return self.table.picture_of_text(self._text_number(index))
+        return index if self._kept is None else int(self._kept[index])
 
     def captions(self) -> Iterable[str]:
         return (self.text_processor(text) for text in self.table.texts)
 
     def pictures(self) -> Pictures:
         """The same split with one sample per picture, for writing captions."""
-        return Pictures(self, self._kept)
+        return Pictures(self, range(len(self.table)) if self._kept is None else self._kept)
 
     def _text_number(self, index: int) -> int:
-        if self._text is not None:
-            return int(self._text[index])
+        if not self._draw:
+            return index if self._text is None else int(self._text[index])
         choices = self.table.text_numbers(self.file_number(index))
         return choices[int(torch.randint(len(choices), (1,)))]
 
@@ -194,8 +199,7 @@ def build_captions(
     every process scores the same samples; in training they are skipped where they turn up.
     """
     vis, text = builder.vis_processor(train), builder.text_processor(train)
-    table, folder = builder.table(split)
-    files = builder.files(split, table.paths, folder)
+    table, files = builder.pictures(split)
     return CaptionDataset(
         builder.name,
         split,
@@ -226,13 +230,37 @@ class CocoCaptionBuilder(ImageCaptionBuilder):
 
 
 VG_ADVICE = (
-    "Unpack VG_100K and VG_100K_2 of https://cs.stanford.edu/people/rak248/VG_100K_2/ into one "
-    "folder vg/images/image in the cache, or set datasets.vg_caption.images."
+    "Unpack images.zip and images2.zip of https://cs.stanford.edu/people/rak248/VG_100K_2/ into "
+    "vg/images in the cache folder, or set datasets.vg_caption.images to a folder that holds "
+    "VG_100K and VG_100K_2 (or all pictures in one folder `image`)."
 )
 
 
 @datasets.register("vg_caption")
 class VGCaptionBuilder(ImageCaptionBuilder):
-    """Visual Genome's region phrases as captions; the annotations are downloaded."""
+    """Visual Genome's region phrases as captions: LAVIS's selection, or the official file."""
 
     advice = VG_ADVICE
+    looks_at_folder = True
+
+    def _records(self, files: list[Path], split: str, beside: bool) -> Iterator[Record]:
+        place = vg_names(self._folder(split))
+        for record in super()._records(files, split, beside):
+            yield Record(place(record.image), record.captions, record.image_id)
+
+
+def vg_names(folder: Path | None) -> Callable[[str], str]:
+    """From LAVIS's names (image/1.jpg) to those of the archives, where these were left as they are.
+
+    They unpack to VG_100K/ and VG_100K_2/, which no annotation file mentions.
+    """
+    if folder is None or (folder / "image").is_dir():
+        return lambda name: name
+    parts = [part for part in ("VG_100K", "VG_100K_2") if (folder / part).is_dir()]
+    where = {name: part for part in parts for name in os.listdir(folder / part)}  # noqa: PTH208
+
+    def place(name: str) -> str:
+        base = name.removeprefix("image/")
+        return f"{where[base]}/{base}" if base in where else name
+
+    return place

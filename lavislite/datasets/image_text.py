@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lavislite.common.catalog import datasets
-from lavislite.datasets.base import Dataset, DatasetBuilder, ImageTable, Processor, Sample
+from lavislite.datasets.base import Dataset, DatasetBuilder, Processor, Sample
 from lavislite.datasets.caption import COCO_ADVICE, Pictures, build_captions
 from lavislite.datasets.images import ImageFiles
+from lavislite.datasets.tables import ImageTable
 
 
 class RetrievalDataset(Dataset):
@@ -79,8 +80,7 @@ class ImageTextRetrievalBuilder(DatasetBuilder):
         if train:
             return build_captions(self, split, train=True)
         vis, text = self.vis_processor(train=False), self.text_processor(train=False)
-        table, folder = self.table(split)
-        files = self.files(split, table.paths, folder)
+        table, files = self.pictures(split)
         return RetrievalDataset(
             self.name,
             split,

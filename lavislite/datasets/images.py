@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from PIL import Image, ImageOps
@@ -27,7 +27,7 @@ _NAMED = 10  # so many bad files are named in the log, the rest only counted
 _LOOKED_AT = 1000  # so many files are looked for before any work starts
 _ORIENTATION = 0x0112
 _JPEG_END = b"\xff\xd9"  # up to some padding
-_TAIL = 64
+TAIL = 64
 
 
 class TooManyBadImages(DataError):
@@ -89,7 +89,7 @@ class ImageFiles:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about metadata that nobody reads here
-                with Image.open(os.path.join(self.root, self.names[k])) as image:  # noqa: PTH118
+                with Image.open(self._file(k)) as image:
                     return process(upright(image))
         except UNREADABLE as error:
             self._note({k: _reason(error)})
@@ -169,14 +169,25 @@ class ImageFiles:
 
     def _problem(self, k: int, decode: bool = False) -> str | None:
         try:
-            with Image.open(self.path(k)) as image:
+            with Image.open(self._file(k)) as image:
                 if not decode and image.format == "PNG":
                     image.verify()  # it reads the file to its end
-                elif decode or not (image.format == "JPEG" and _ends(self.path(k))):
+                elif decode or not (image.format == "JPEG" and _JPEG_END in self._tail(k)):
                     image.load()
                 return None
         except (*UNREADABLE, ValueError) as error:
             return _reason(error)
+
+    def _file(self, k: int) -> str | BinaryIO:
+        """What Pillow opens."""
+        return os.path.join(self.root, self.names[k])  # noqa: PTH118
+
+    def _tail(self, k: int) -> bytes:
+        """The file's last bytes."""
+        path = self.path(k)
+        with path.open("rb") as file:
+            file.seek(-min(TAIL, path.stat().st_size), os.SEEK_END)
+            return file.read()
 
     def _check_root(self) -> None:
         root = Path(self.root)
@@ -217,13 +228,6 @@ def upright(image: Image.Image) -> Image.Image:
     except (SyntaxError, ValueError, TypeError, struct.error):  # a broken tag says nothing
         return image
     return ImageOps.exif_transpose(image) if turned else image
-
-
-def _ends(path: Path) -> bool:
-    """The last bytes are those of a complete JPEG file."""
-    with path.open("rb") as file:
-        file.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
-        return _JPEG_END in file.read()
 
 
 def _folders(root: Path) -> list[str]:

@@ -13,6 +13,7 @@ from lavislite.common.io import read_json
 from lavislite.datasets.annotations import Record, existing
 from lavislite.datasets.base import DatasetConfig
 from lavislite.datasets.caption import CaptionDataset, ImageCaptionBuilder, ImageCaptionConfig
+from lavislite.datasets.recognise import looks_like
 
 ADVICE = (
     "The pictures are part of Open Images: download each `coco_url` of the annotation file into "
@@ -51,6 +52,7 @@ def read_nocaps(file: Path) -> list[NoCapsImage]:
     else:
         raise DataError(
             f"{file}: expected the official NoCaps file, an object with `images` and `annotations`."
+            f"{looks_like(content)}"
         )
     if not images:
         raise DataError(f"{file}: holds no images.")
@@ -89,6 +91,7 @@ class NoCapsBuilder(ImageCaptionBuilder):
 
     Config: ClassVar[type[DatasetConfig]] = NoCapsConfig
     advice = ADVICE
+    looks_at_folder = True
 
     def build(self, split: str, *, train: bool) -> CaptionDataset:
         dataset = super().build(split, train=train)

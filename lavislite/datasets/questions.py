@@ -1,260 +1,253 @@
-"""Files of visual questions, of many shapes, to one kind of record.
-
-The files of a split may be any mix of
-
-- records: a JSON list, or one object per line, each with a question, a picture and answers (one
-  text, or a list of the annotators' answers), as LAVIS prepares them or as you write them;
-- the VQA server's questions ``{"questions": [{"question_id", "image_id", "question"}]}`` and
-  annotations ``{"annotations": [{"question_id", "answers", "answer_type", "question_type"}]}``,
-  which belong together by `question_id`;
-- a list of texts: the answers to choose from.
-"""
+"""Questions from several files, joined with their answers, in a few arrays."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from array import array
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from lavislite.common.errors import ConfigError, DataError
-from lavislite.common.io import read_json
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
-from lavislite.datasets.annotations import existing
+from lavislite.datasets.packed import file_stamp, stored
+from lavislite.datasets.question_files import FORMATS, QuestionFile
+from lavislite.datasets.question_records import (
+    FIELDS,
+    Annotation,
+    Choice,
+    Located,
+    Names,
+    Question,
+)
+from lavislite.datasets.question_table import (
+    PER_ANSWERED,
+    PER_PICTURE,
+    PER_QUESTION,
+    QuestionTable,
+)
+from lavislite.datasets.records import existing
 
 logger = get_logger(__name__)
 
-FIELDS = (
-    *("image", "question", "answer", "question_id", "image_id", "question_type", "answer_type"),
-)
-_ANSWER_NAMES = ("answer", "answers")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question about one picture.
-
-    Attributes:
-        image: file name.
-        answers: of all annotators, repeated as often as they were given; empty if not known. Texts,
-            or the file's own objects where those are not all different (accuracy depends on it).
-    """
-
-    question_id: int | str
-    question: str
-    image: str
-    image_id: str
-    answers: list[Any]
-    question_type: str
-    answer_type: str
-
-
-@dataclass(frozen=True)
-class Questions:
-    """A split's questions, and the answers to choose from if a file lists them."""
-
-    questions: list[Question]
-    answer_list: list[str] | None
+__all__ = ["FIELDS", "FORMATS", "Question", "QuestionTable", "read_questions"]
 
 
 def read_questions(
     files: Iterable[Path],
     *,
     columns: Mapping[str, str] | None = None,
-    image_name: str | None = None,
-) -> Questions:
-    """The questions of `files` in their order, joined with their answers.
+    by_number: bool = False,
+    formats: Collection[str] = tuple(FORMATS),
+    reader: str = "the data set",
+    details: bool = True,
+) -> QuestionTable:
+    """The questions of `files` in their order, joined with their answers by question id.
 
     Args:
         columns: our field (see `FIELDS`) -> its name in records of your own.
-        image_name: file name of a picture that is known by its number only, such as
-            ``"{subset}/COCO_{subset}_{image_id:012d}.jpg"``; `subset` is the file's `data_subtype`.
+        by_number: the pictures of records without a file name get theirs from `image_names`.
+        formats: keys of `FORMATS` that the files may hold.
+        reader: whose rule that is, for messages.
+        details: keep `Question.details`, which may be large.
 
     Raises:
-        ConfigError: an unknown field in `columns`, or an `image_name` that cannot be filled in.
-        DataError: a missing, empty or malformed file, or questions and answers that do not belong
-            together; names file and record.
+        ConfigError: an unknown field in `columns`.
+        DataError: a missing, empty or malformed file, one of another data set, or files that do not
+            belong together; names file and record.
     """
-    reader = _Reader(_names(columns or {}), image_name)
-    read = [reader.add(file) for file in map(Path, files)]
-    return reader.finish(read[0] if read else Path())
-
-
-class _Reader:
-    """Collects questions by id over several files."""
-
-    def __init__(self, names: Mapping[str, str], image_name: str | None) -> None:
-        self.names, self.image_name = names, image_name
-        self.found: dict[int | str, Question] = {}
-        self.annotations: dict[int | str, Mapping[str, Any]] = {}
-        self.annotation_file: Path | None = None
-        self.answer_list: list[str] | None = None
-
-    def add(self, path: Path) -> Path:
-        file = existing(path)
-        content = _content(file)
-        if isinstance(content, list) and content and all(isinstance(x, str) for x in content):
-            self.answer_list = content
-            return file
-        known = False
-        if isinstance(content, dict) and isinstance(content.get("questions"), list):
-            # The questions for the development server show pictures of the test folder.
-            subset = str(content.get("data_subtype", "")).replace("test-dev", "test")
-            self._records(file, "question", content["questions"], subset)
-            known = True
-        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            self._annotations(file, content["annotations"])
-            known = True
-        if isinstance(content, list):
-            self._records(file, "record", content, "")
-            known = True
-        if not known:
-            keys = f" with the keys {', '.join(content)}" if isinstance(content, dict) else ""
-            raise DataError(
-                f"{file}: expected a list of records, or an object with `questions` or "
-                f"`annotations`, saw a {type(content).__name__}{keys}."
-            )
-        return file
-
-    def _records(self, file: Path, what: str, records: list[Any], subset: str) -> None:
-        seen: set[int | str] = set()
-        for n, record in enumerate(records, start=1):
-            where = f"{file}, {what} {n}"
-            if not isinstance(record, dict):
-                raise DataError(f"{where}: expected an object, saw {record!r}.")
-            question = self._question(where, record, subset, default_id=f"{file.stem}:{n}")
-            if question.question_id in seen:
-                raise DataError(f"{where}: question_id {question.question_id!r} was there before.")
-            seen.add(question.question_id)
-            self.found.setdefault(question.question_id, question)
-        if not records:
-            raise DataError(f"{file}: holds no questions.")
-
-    def _question(
-        self, where: str, record: Mapping[str, Any], subset: str, default_id: str
-    ) -> Question:
-        names = self.names
-        text = record.get(names["question"])
-        if not isinstance(text, str) or not text.strip():
-            near = "" if names["question"] in record else did_you_mean(names["question"], record)
-            raise DataError(
-                f"{where}: {names['question']}: expected some text, saw {text!r}.{near}"
-            )
-        image = record.get(names["image"])
-        image_id = record.get(names["image_id"])
-        if image is None and image_id is not None and self.image_name is not None:
-            image = _filled(self.image_name, where, image_id, subset)
-        if not isinstance(image, str) or not image.strip():
-            hint = "" if image_id is None else " Set `image_name:` to make it from the image_id."
-            raise DataError(
-                f"{where}: {names['image']}: expected a file name, saw {image!r}.{hint}"
-            )
-        given = next((record[k] for k in (names["answer"], *_ANSWER_NAMES) if k in record), None)
-        return Question(
-            question_id=_identifier(where, record.get(names["question_id"], default_id)),
-            question=text,
-            image=image,
-            image_id=str(image if image_id is None else image_id),
-            answers=[] if given is None else _answers(where, given),
-            question_type=str(record.get(names["question_type"]) or ""),
-            answer_type=str(record.get(names["answer_type"]) or ""),
-        )
-
-    def _annotations(self, file: Path, annotations: list[Any]) -> None:
-        for n, annotation in enumerate(annotations, start=1):
-            where = f"{file}, annotation {n}"
-            if not isinstance(annotation, dict) or "question_id" not in annotation:
-                raise DataError(f"{where}: expected an object with `question_id`.")
-            if "answers" not in annotation:
-                raise DataError(f"{where}: no `answers` among its keys {', '.join(annotation)}.")
-            question_id = _identifier(where, annotation["question_id"])
-            answers = _answers(where, annotation["answers"])
-            self.annotations[question_id] = {**annotation, "answers": answers}
-        self.annotation_file = file
-
-    def finish(self, first: Path) -> Questions:
-        if not self.found:
-            raise DataError(f"{first}: no questions in it (nor in the split's other files).")
-        questions = [self._joined(question) for question in self.found.values()]
-        missing = [question for question in questions if not question.answers]
-        if missing and (len(missing) < len(questions) or self.annotation_file is not None):
-            where = f" in {self.annotation_file}" if self.annotation_file is not None else ""
-            raise DataError(
-                f"{first}: {len(missing)} of {len(questions)} questions have no answers{where}, "
-                f"the first is question_id {missing[0].question_id!r}. Do the files belong "
-                "together?"
-            )
-        unused = len(self.annotations.keys() - self.found.keys())
-        if unused:
-            logger.info("%s: %d annotations belong to no question.", self.annotation_file, unused)
-        return Questions(questions, self.answer_list)
-
-    def _joined(self, question: Question) -> Question:
-        annotation = self.annotations.get(question.question_id, {})
-        return Question(
-            question.question_id,
-            question.question,
-            question.image,
-            question.image_id,
-            annotation.get("answers") or question.answers,
-            str(annotation.get("question_type") or question.question_type),
-            str(annotation.get("answer_type") or question.answer_type),
-        )
-
-
-def _content(file: Path) -> Any:
-    if file.suffix.lower() not in (".jsonl", ".ndjson"):
-        return read_json(file)
-    records = []
-    with file.open(encoding="utf-8-sig") as lines:
-        for n, line in enumerate(lines, start=1):
-            try:
-                records += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
-                raise DataError(f"{file}, line {n}: not valid JSON: {error}") from error
-    return records
-
-
-def _identifier(where: str, value: Any) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise DataError(f"{where}: question_id: expected a number or a string, saw {value!r}.")
-    return value
-
-
-def _answers(where: str, given: Any) -> list[Any]:
-    """The annotators' answers, as texts if that says as much as the objects of the file."""
-    entries = [given] if isinstance(given, (str, dict)) else given
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{where}: expected an answer or a list of them, saw {given!r}.")
-    texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in entries]
-    for text in texts:
-        if not isinstance(text, str):
-            raise DataError(f"{where}: answer: expected a text, saw {text!r}.")
-    told_apart = {json.dumps(e, sort_keys=True) for e in entries if isinstance(e, dict)}
-    as_texts = len(told_apart) in (0, len(entries))
-    return texts if as_texts else [e if isinstance(e, dict) else {"answer": e} for e in entries]
-
-
-def _filled(pattern: str, where: str, image_id: Any, subset: str) -> str:
-    try:
-        return pattern.format(image_id=image_id, subset=subset)
-    except (KeyError, IndexError) as error:
-        raise ConfigError(
-            f"image_name: {pattern!r} may use {{image_id}} and {{subset}}, not {error}."
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{where}: image_id {image_id!r} does not fit image_name {pattern!r}: {error}."
-        ) from error
-
-
-def _names(columns: Mapping[str, str]) -> dict[str, str]:
-    for field in columns:
-        if field not in FIELDS:
+    for name in columns or {}:
+        if name not in FIELDS:
             raise ConfigError(
-                f"columns.{field}: not one of our fields.{did_you_mean(field, FIELDS)} "
+                f"columns.{name}: not one of our fields.{did_you_mean(name, FIELDS)} "
                 f"Known: {', '.join(FIELDS)} (each followed by its name in your file)"
             )
-    return {field: columns.get(field, field) for field in FIELDS}
+    paths = [existing(Path(file)) for file in files]
+    names = Names(columns or {})
+    options = [names.columns, by_number, sorted(formats), details]
+
+    def make() -> dict[str, np.ndarray]:
+        found = _Collected(details)
+        for path in paths:
+            found.add(
+                QuestionFile(path, names, by_number=by_number, formats=formats, reader=reader)
+            )
+        return found.arrays()
+
+    return QuestionTable(stored(["questions", *map(file_stamp, paths), json.dumps(options)], make))
+
+
+class _Column:
+    """Strings to be packed, one after the other."""
+
+    def __init__(self) -> None:
+        self.blob, self.ends = bytearray(), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def append(self, text: str) -> None:
+        self.blob += text.encode("utf-8", "surrogatepass")
+        self.ends.append(len(self.blob))
+
+    def __getitem__(self, k: int) -> str:
+        return self.blob[self.ends[k] : self.ends[k + 1]].decode("utf-8", "surrogatepass")
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """As `PackedStrings.arrays`, in the same memory."""
+        return {
+            f"{name}.utf8": np.frombuffer(self.blob, np.uint8),
+            f"{name}.ends": np.frombuffer(self.ends, np.int64),
+        }
+
+
+class _Collected:
+    """Questions and answers of several files."""
+
+    def __init__(self, details: bool) -> None:
+        self.details = details
+        self.columns = {n: _Column() for n in (*PER_QUESTION, *PER_PICTURE, *PER_ANSWERED)}
+        self.choices = _Column()
+        self.picture, self.own_answers = array("q"), array("q")
+        self.only_numbers = True
+        self.rows: dict[str, int] = {}  # question id -> row
+        self.annotated: dict[str, int] = {}  # question id -> row of the answers
+        self.pictures: dict[tuple[str, str, str], int] = {}
+        self.located: dict[str, str] = {}
+        self.files: list[tuple[int, QuestionFile]] = []  # the questions before, the file
+        self.answer_files: list[QuestionFile] = []
+        self.asking: list[QuestionFile] = []
+
+    def add(self, file: QuestionFile) -> None:
+        questions, annotations, repeated = len(self.rows), len(self.annotated), 0
+        choices = _Column()
+        self.files.append((questions, file))
+        for piece in file:
+            if isinstance(piece, Question):
+                repeated += not self._asked(piece)
+            elif isinstance(piece, Annotation):
+                self._answered(piece)
+            elif isinstance(piece, Located):
+                self.located[piece.image_id] = piece.image
+            elif isinstance(piece, Choice):
+                choices.append(piece.answer)
+        if len(choices):
+            self.choices = choices
+        if len(self.annotated) > annotations:
+            self.answer_files.append(file)
+        if len(self.rows) > questions:
+            self.asking.append(file)
+        if repeated:
+            logger.info("%s: %d questions were in a file before it.", file.file, repeated)
+
+    def _asked(self, question: Question) -> bool:
+        """Add a question; False if an earlier file had it."""
+        first, file = self.files[-1]
+        row = self.rows.setdefault(str(question.question_id), len(self.rows))
+        if row < len(self.columns["id"]):
+            self._check_repeated(question, row, first, file)
+            return False
+        self.columns["id"].append(json.dumps(question.question_id))
+        self.columns["text"].append(question.question)
+        kept = question.details if self.details else {}
+        self.columns["details"].append(json.dumps(kept, ensure_ascii=False) if kept else "")
+        self.only_numbers = self.only_numbers and isinstance(question.question_id, int)
+        self.own_answers.append(self._add_answers(question))
+        key = question.image, question.image_id, question.subset
+        picture = self.pictures.setdefault(key, len(self.pictures))
+        if picture == len(self.columns["image"]):
+            for name, value in zip(PER_PICTURE, key, strict=False):
+                self.columns[name].append(value)
+        self.picture.append(picture)
+        return True
+
+    def _check_repeated(self, question: Question, row: int, first: int, file: QuestionFile) -> None:
+        where = f"{file.where}: question_id {question.question_id!r} was there before"
+        if row >= first:
+            raise DataError(f"{where}. Every question needs an id of its own.")
+        if self.columns["text"][row] != question.question:
+            raise DataError(
+                f"{where}, for another question: '{self.columns['text'][row]}' in an earlier file, "
+                f"'{question.question}' here. Read files that number their questions alike as two "
+                "datasets."
+            )
+
+    def _answered(self, annotation: Annotation) -> None:
+        if str(annotation.question_id) in self.annotated:
+            where = self.files[-1][1].where
+            raise DataError(
+                f"{where}: question_id {annotation.question_id!r} was annotated before."
+            )
+        self.annotated[str(annotation.question_id)] = self._add_answers(annotation)
+
+    def _add_answers(self, of: Question | Annotation) -> int:
+        """The row of the answers and types; -1 when there are none."""
+        if not (of.answers or of.question_type or of.answer_type):
+            return -1
+        self.columns["answers"].append(
+            json.dumps(of.answers, ensure_ascii=False) if of.answers else ""
+        )
+        self.columns["question_type"].append(of.question_type)
+        self.columns["answer_type"].append(of.answer_type)
+        return len(self.columns["answers"]) - 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a `QuestionTable` is made of.
+
+        Raises:
+            DataError: no questions, questions without answers, or files that do not fit.
+        """
+        first = self.files[0][1].file if self.files else Path()
+        if not self.rows:
+            hint = " List the file of the questions as well." if self.annotated else ""
+            raise DataError(f"{first}: no questions in it (nor in the split's other files).{hint}")
+        self._check_subsets()
+        answered = np.frombuffer(self.own_answers, np.int64).copy()
+        for row, key in enumerate(self.rows):
+            annotated = self.annotated.get(key, -1)
+            if annotated >= 0:
+                answered[row] = annotated
+        complete = self._check_answered(answered, first)
+        for _, image_id, _ in self.pictures:
+            self.columns["located"].append(self.located.get(image_id, ""))
+        arrays = {
+            "picture": np.frombuffer(self.picture, np.int64),
+            "answered": answered,
+            "flags": np.asarray([self.only_numbers, complete]),
+            **self.choices.arrays("choices"),
+        }
+        for name, column in self.columns.items():
+            arrays.update(column.arrays(name))
+        return arrays
+
+    def _check_subsets(self) -> None:
+        asked = {file.subset for file in self.asking if file.subset}
+        for file in self.answer_files:
+            if asked and file.subset and file.subset not in asked:
+                raise DataError(
+                    f"{file.file}: holds the answers to {file.subset}, the questions are those of "
+                    f"{', '.join(sorted(asked))} ({self.asking[0].file})."
+                )
+
+    def _check_answered(self, answered: np.ndarray, first: Path) -> bool:
+        """Whether all questions have answers; either all of them or none should."""
+        lengths = np.diff(np.frombuffer(self.columns["answers"].ends, np.int64))
+        has = (answered >= 0) & np.append(lengths > 0, False)[answered]
+        missing = np.flatnonzero(~has)
+        if len(missing) and (has.any() or self.answer_files):
+            where = "".join(f" in {file.file}" for file in self.answer_files[:1])
+            raise DataError(
+                f"{first}: {len(missing)} of {len(has)} questions have no answers{where}, the "
+                f"first is question_id {self.columns['id'][int(missing[0])]}. Do the files belong "
+                "together?"
+            )
+        unused = [key for key in self.annotated if key not in self.rows]
+        if unused:
+            logger.warning(
+                "%s: %d of %d annotations belong to no question of the split, the first is "
+                "question_id %s.",
+                *(self.answer_files[0].file, len(unused), len(self.annotated), unused[0]),
+            )
+        return not len(missing)

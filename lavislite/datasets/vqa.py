@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from lavislite.common.catalog import datasets
-from lavislite.common.errors import DataError
+from lavislite.common.errors import ConfigError, DataError
 from lavislite.datasets.base import (
     Dataset,
     DatasetBuilder,
@@ -24,8 +22,8 @@ from lavislite.datasets.base import (
 )
 from lavislite.datasets.caption import COCO_ADVICE
 from lavislite.datasets.images import ImageFiles
-from lavislite.datasets.packed import PackedStrings
-from lavislite.datasets.questions import Question, Questions, read_questions
+from lavislite.datasets.question_table import QuestionTable
+from lavislite.datasets.questions import FORMATS, read_questions
 
 
 @dataclass
@@ -36,10 +34,11 @@ class ImageVQAConfig(DatasetConfig):
         annotations: split -> files; see `lavislite.datasets.questions`.
         columns: our field (image, question, answer, question_id, ...) -> its name in your records.
         image_name: file name of a picture that the file knows by its number only, made of
-            ``{image_id}`` and ``{subset}`` (the file's `data_subtype`).
+            ``{image_id}`` and ``{subset}`` (the file's `data_subtype` or the record's `split`); or
+            several, of which the first that exists is taken.
     """
 
-    image_name: str | None = None
+    image_name: Any = None
     text_processor: dict[str, Any] = field(
         default_factory=lambda: {
             "train": {"name": "blip_question"},
@@ -48,41 +47,16 @@ class ImageVQAConfig(DatasetConfig):
     )
 
 
-class QuestionTable:
-    """Questions packed so that workers share the memory; `picture` says which file each shows."""
-
-    def __init__(self, questions: Iterable[Question]) -> None:
-        kept = list(questions)
-        number: dict[tuple[str, str], int] = {}
-        for q in kept:
-            number.setdefault((q.image, q.image_id), len(number))
-        self.paths = PackedStrings(path for path, _ in number)
-        self.image_ids = PackedStrings(image_id for _, image_id in number)
-        self.picture = np.asarray([number[q.image, q.image_id] for q in kept], np.int64)
-        self._ids = PackedStrings(json.dumps(q.question_id) for q in kept)
-        self.texts = PackedStrings(q.question for q in kept)
-        self._answers = PackedStrings(json.dumps(q.answers) for q in kept)
-        self.question_types = PackedStrings(q.question_type for q in kept)
-        self.answer_types = PackedStrings(q.answer_type for q in kept)
-        self.only_numbers = all(isinstance(q.question_id, int) for q in kept)
-        self.answered = all(q.answers for q in kept)
-
-    def __len__(self) -> int:
-        return len(self.picture)
-
-    def question_id(self, k: int) -> int | str:
-        return json.loads(self._ids[k])
-
-    def answers(self, k: int) -> list[Any]:
-        return json.loads(self._answers[k])
-
-
 class VQADataset(Dataset):
     """Samples ``{"image": [3, S, S], "text_input": question, "question_id", "image_id", "index"}``.
 
-    In training also ``answers`` (each different one), their ``weights`` (the share of annotators
-    who gave it) and ``text_output``, one answer drawn by weight. `question_id` is a number when all
-    are, else a string; `image_id` is a number equal for questions about the same picture.
+    In training also ``answers`` (each different one that is not empty), their ``weights`` (the
+    share of annotators who gave it) and ``text_output``, one answer drawn by weight. `question_id`
+    is a number when all are, else a string; `image_id` is a number equal for questions about the
+    same picture.
+
+    Args:
+        evaluation: how answers are scored: "vqa", "gqa", "ok_vqa" or "aok_vqa".
 
     Attributes:
         answer_list: answers to choose from, or None.
@@ -101,27 +75,26 @@ class VQADataset(Dataset):
         text_processor: Processor,
         train: bool,
         keep: Iterable[int] | None = None,
-        answer_list: list[str] | None = None,
+        evaluation: str = "vqa",
     ) -> None:
         super().__init__(name, split, files=files, vis_processor=vis_processor)
         self.table = table
         self.text_processor = text_processor
         self.train = train
-        self.answer_list = answer_list
-        everything = np.arange(len(table))
-        self._questions = (
-            everything if keep is None else everything[np.isin(table.picture, list(keep))]
-        )
+        self.evaluation = evaluation
+        self.answer_list = table.answer_list
+        # None: all of them, which needs no list in every worker.
+        self._rows = None if keep is None else np.flatnonzero(np.isin(table.picture, list(keep)))
         self._image_ids = np.asarray([id_number(name, i) for i in table.image_ids], np.int64)
 
     def __len__(self) -> int:
-        return len(self._questions)
+        return len(self.table) if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: int) -> Sample | None:
         image = self.load_image(index)
         if image is None:
             return None
-        k = int(self._questions[index])
+        k = self._row(index)
         question_id = self.table.question_id(k)
         sample = {
             "image": image,
@@ -137,10 +110,10 @@ class VQADataset(Dataset):
         return {**sample, "answers": answers, "weights": weights, "text_output": answers[drawn]}
 
     def file_number(self, index: int) -> int:
-        return int(self.table.picture[self._questions[index]])
+        return int(self.table.picture[self._row(index)])
 
     def record_id(self, index: int) -> str:
-        question_id = self.table.question_id(int(self._questions[index]))
+        question_id = self.table.question_id(self._row(index))
         path = self.files.path(self.file_number(index))
         return f"{self.name}/{self.split} question {question_id} ({path})"
 
@@ -148,31 +121,40 @@ class VQADataset(Dataset):
         """What is known about question `index`, with the VQA server's keys.
 
         ``question_id, image_id`` (text)``, question, answers`` (of all annotators; empty in a test
-        split)``, question_type, answer_type`` (empty when not known) and ``image``, the file.
+        split)``, question_type, answer_type`` (empty when not known)``, image``, the file, and
+        ``details``, what only A-OKVQA and GQA know, under their names (not kept in training).
         """
-        k = int(self._questions[index])
+        question = self.table[self._row(index)]
         return {
-            "question_id": self.table.question_id(k),
-            "image_id": self.table.image_ids[self.file_number(index)],
+            "question_id": question.question_id,
+            "image_id": question.image_id,
             "image": str(self.files.path(self.file_number(index))),
-            "question": self.table.texts[k],
-            "answers": self.table.answers(k),
-            "question_type": self.table.question_types[k],
-            "answer_type": self.table.answer_types[k],
+            "question": question.question,
+            "answers": question.answers,
+            "question_type": question.question_type,
+            "answer_type": question.answer_type,
+            "details": question.details,
         }
 
     def captions(self) -> Iterable[str]:
         """Every question and each of its different answers."""
-        for k in self._questions.tolist():
+        for k in map(self._row, range(len(self))):
             yield self.text_processor(self.table.texts[k])
             yield from weighted(self.table.answers(k))[0]
 
+    def _row(self, index: int) -> int:
+        """Where question `index` is in the table."""
+        return int(index) if self._rows is None else int(self._rows[index])
+
 
 def weighted(answers: list[Any]) -> tuple[list[str], list[float]]:
-    """The different answers, first come first, and the share of annotators who gave each."""
+    """The different answers, first come first, and the share of annotators who gave each.
+
+    An annotator with an empty answer gave none.
+    """
     texts = [answer["answer"] if isinstance(answer, dict) else answer for answer in answers]
-    counts = Counter(texts)
-    return list(counts), [count / len(texts) for count in counts.values()]
+    counts = Counter(text for text in texts if text.strip())
+    return list(counts), [count / counts.total() for count in counts.values()]
 
 
 class ImageVQABuilder(DatasetBuilder):
@@ -180,15 +162,26 @@ class ImageVQABuilder(DatasetBuilder):
 
     Config: ClassVar[type[DatasetConfig]] = ImageVQAConfig
     cfg: ImageVQAConfig
+    evaluation: ClassVar[str] = "vqa"
+    formats: ClassVar[tuple[str, ...]] = tuple(FORMATS)  # what its files may hold
 
     def build(self, split: str, *, train: bool) -> VQADataset:
         """The questions of `split`; in evaluation those whose pictures can be read."""
         vis, text = self.vis_processor(train), self.text_processor(train)
-        found, folder = self.questions(split)
-        table = QuestionTable(found.questions)
+        patterns = self._patterns()
+        paths = [source.locate() for source in self._sources(split)]
+        table = read_questions(
+            paths,
+            columns=self.cfg.columns,
+            by_number=bool(patterns),
+            formats=self.formats,
+            reader=self.name,
+            details=not train,
+        )
         if train and not table.answered:
             raise DataError(f"{self.name}/{split} has no answers: it cannot be trained on.")
-        files = self.files(split, table.paths, folder)
+        folder = self._folder(split) or paths[0].parent
+        files = self.files(split, table.image_names(patterns, folder), folder)
         return VQADataset(
             self.name,
             split,
@@ -198,25 +191,73 @@ class ImageVQABuilder(DatasetBuilder):
             text_processor=text,
             train=train,
             keep=None if train else files.readable(),
-            answer_list=found.answer_list,
+            evaluation=self.evaluation,
         )
 
-    def questions(self, split: str) -> tuple[Questions, Path]:
-        """The questions of `split` and the folder of their pictures."""
-        files = [source.locate() for source in self._sources(split)]
-        found = read_questions(files, columns=self.cfg.columns, image_name=self.cfg.image_name)
-        folder = self._folder(split)
-        return found, files[0].parent if folder is None else folder
+    def _patterns(self) -> list[str]:
+        given = self.cfg.image_name
+        patterns = [] if given is None else [given] if isinstance(given, str) else given
+        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+            raise ConfigError(
+                f"datasets.{self.name}.image_name: expected a file name such as "
+                f"'{{image_id}}.jpg', or a list of them, saw {given!r}"
+            )
+        return patterns
 
 
-# Registered here rather than with @ on the class: CocoVQA only differs in its packaged defaults.
+# Registered here rather than with @ on the class: the others differ in their files and defaults.
 datasets.register("image_vqa")(ImageVQABuilder)
-
-VQA_ADVICE = f"{COCO_ADVICE} The test splits need test2015.zip as well."
 
 
 @datasets.register("coco_vqa")
 class CocoVQABuilder(ImageVQABuilder):
     """VQAv2: the official files, or those that LAVIS prepared."""
 
-    advice = VQA_ADVICE
+    advice = f"{COCO_ADVICE} The test splits need test2015.zip as well."
+    formats = ("coco_vqa", "image_vqa")
+
+
+@datasets.register("ok_vqa")
+class OKVQABuilder(ImageVQABuilder):
+    """OK-VQA, whose files have VQAv2's format: the official ones, or those that LAVIS prepared."""
+
+    advice = COCO_ADVICE
+    evaluation = "ok_vqa"
+    formats = ("coco_vqa", "image_vqa")
+
+
+@datasets.register("aok_vqa")
+class AOKVQABuilder(ImageVQABuilder):
+    """A-OKVQA: the official files, or those that LAVIS prepared, which name the pictures."""
+
+    advice = (
+        "Get train2017.zip, val2017.zip and test2017.zip from http://images.cocodataset.org/zips/ "
+        "and unpack them into coco/images in the cache folder (the pictures of COCO 2014 and 2015 "
+        "will do), or set datasets.aok_vqa.images."
+    )
+    evaluation = "aok_vqa"
+    formats = ("aok_vqa",)
+
+
+@datasets.register("gqa")
+class GQABuilder(ImageVQABuilder):
+    """GQA: the official files, or those that LAVIS prepared."""
+
+    advice = (
+        "Unpack https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip into gqa/ in the cache "
+        "folder, or set datasets.gqa.images."
+    )
+    evaluation = "gqa"
+    formats = ("gqa", "image_vqa")
+
+
+@datasets.register("vg_vqa")
+class VGVQABuilder(ImageVQABuilder):
+    """Visual Genome's questions, to train on: the official files, or LAVIS's."""
+
+    advice = (
+        "Unpack VG_100K and VG_100K_2 of https://cs.stanford.edu/people/rak248/VG_100K_2/ into "
+        "vg/images in the cache folder (LAVIS's file wants all pictures in vg/images/image), or "
+        "set datasets.vg_vqa.images."
+    )
+    formats = ("vg_vqa", "image_vqa")

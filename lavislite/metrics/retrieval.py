@@ -3,11 +3,13 @@
 Keys are LAVIS's: ``txt_*`` has images as queries (find a caption), ``img_*`` has texts as queries
 (find the image). A query with several right answers is a hit as soon as one of them is among the
 first k. Ties count against the scorer: a wrong item with an equal score comes before the right one,
-so a scorer that returns a constant gets 0 and not a lucky number.
+so a scorer that returns a constant gets 0 and not a lucky number (LAVIS lets its sorting decide). A
+warning says how many queries that concerns. Scores that are NaN are refused.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import comb
@@ -129,7 +131,7 @@ def ranks(scores: Any, answers: Sequence[Sequence[int]], *, gallery: int | None 
     if table.shape != expected:
         raise ValueError(f"Scores must be [queries, gallery] = {expected}, got {table.shape}.")
     _refuse_nan(table)
-    found = np.empty(len(answers), dtype=np.int64)
+    found, tied = np.empty(len(answers), dtype=np.int64), np.empty(len(answers), dtype=bool)
     for rows in _chunks(table):
         part = table[rows]
         row, column = _flat(answers[rows])
@@ -138,6 +140,8 @@ def ranks(scores: Any, answers: Sequence[Sequence[int]], *, gallery: int | None 
         above = part >= best[:, None]
         above[row, column] = False
         found[rows] = above.sum(axis=1)
+        tied[rows] = (above & (part == best[:, None])).any(axis=1)
+    _warn_of_ties(tied)
     return found
 
 
@@ -154,12 +158,24 @@ def candidate_ranks(candidates: Any, scores: Any, answers: Sequence[Sequence[int
             f"Candidates {index.shape}, scores {table.shape} and {len(answers)} queries do not fit."
         )
     _refuse_nan(table)
-    found = np.empty(len(answers), dtype=np.int64)
+    found, tied = np.full(len(answers), MISS, dtype=np.int64), np.zeros(len(answers), dtype=bool)
     for query, right in enumerate(answers):
         true = np.isin(index[query], right)
-        best = table[query][true].max() if true.any() else None
-        found[query] = MISS if best is None else ((table[query] >= best) & ~true).sum()
+        if true.any():
+            best, wrong = table[query][true].max(), table[query][~true]
+            found[query] = (wrong >= best).sum()
+            tied[query] = (wrong == best).any()
+    _warn_of_ties(tied)
     return found
+
+
+def _warn_of_ties(tied: NDArray[np.bool_]) -> None:
+    if tied.any():
+        warnings.warn(
+            f"{int(tied.sum())} of {len(tied)} queries give a wrong item the very score of the "
+            f"best right one (first: query {int(tied.argmax())}); the wrong one is ranked first.",
+            stacklevel=3,
+        )
 
 
 def _summary(text: dict[int, float], image: dict[int, float]) -> dict[str, float]:

@@ -69,6 +69,11 @@ class BaseModel(nn.Module):
     # ---- facts
 
     @property
+    def leaves_parameters_unused(self) -> bool:
+        """Some trainable parameters get no gradient, which several processes have to know of."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -13,7 +13,7 @@ import torch
 from lavislite.common import distributed
 from lavislite.common.errors import ConfigError
 from lavislite.common.evaluation import EvalContext
-from lavislite.common.io import atomic_write_text
+from lavislite.common.io import atomic_write_text, read_json
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
 from lavislite.runners.checkpoint import on_main_process
@@ -76,6 +76,17 @@ def evaluate_datasets(
         model.train(training)
         distributed.set_rng_state(random_states)
     return metrics
+
+
+def read_accuracies(parts: Iterable[Any], rows_path: RowsPath) -> dict[str, dict[str, Any]]:
+    """``<dataset>/<split>`` -> its accuracies by type, of the evaluations that kept such a file."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        rows = rows_path(part)
+        path = rows.with_name(f"{rows.stem}_accuracy.json")
+        if path.is_file():
+            found[f"{part.name}/{part.split}"] = read_json(path)
+    return found
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

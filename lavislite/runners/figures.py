@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 Curve = list[tuple[float, float]]  # (step, value), by step
 COLOURS = ("#3b7dd8", "#e07b39", "#2f9e7c", "#9063cd", "#cf4f76", "#8a8f2b")
-TRUE_COLOUR = "#2f9e7c"
 RECALL_AT = (1, 5, 10)
-LINE = 0.073  # height of a line of text beside an example, as a fraction of its picture
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def loss_figure(
         axes[1].yaxis.get_offset_text().set(color=theme.ink, fontsize=9)
         axes[1].set_ylim(bottom=0)
         _finish(axes[1], theme, "Learning rate")
-    return _png(figure)
+    return png(figure)
 
 
 def recall_figure(splits: Mapping[str, Mapping[str, Curve]], theme: Theme) -> bytes | None:
@@ -76,7 +73,7 @@ def recall_figure(splits: Mapping[str, Mapping[str, Curve]], theme: Theme) -> by
             _finish(axis, theme, f"{split}   {title}", ylabel="recall %", legend=column == 0)
     note = "solid: with re-ranking    dashed: ITC only    dotted: chance"
     figure.supxlabel(note, fontsize=9, color=theme.ink)
-    return _png(figure)
+    return png(figure)
 
 
 def metric_figure(curves: Mapping[str, Curve], theme: Theme) -> bytes | None:
@@ -88,99 +85,7 @@ def metric_figure(curves: Mapping[str, Curve], theme: Theme) -> bytes | None:
     for name, curve in curves.items():
         _plot(axes[0], curve, color=colours[name], marker="o", markersize=4, label=name)
     _finish(axes[0], theme, "Metrics", legend=True)
-    return _png(figure)
-
-
-def example_figure(examples: Sequence[Mapping[str, Any]], theme: Theme) -> bytes | None:
-    """One line per image: the picture, where the model looked, what it thinks it shows."""
-    shown = [(row, example_images(row)) for row in examples]
-    if not shown:
-        return None
-    from matplotlib.figure import Figure
-
-    height = 2.45
-    figure = Figure(figsize=(11.5, height * len(shown)), facecolor=theme.paper, dpi=110)
-    grid = figure.add_gridspec(
-        len(shown), 3, width_ratios=(1, 1, 2.9), left=0.01, right=0.99,
-        top=1 - 0.06 / len(shown), bottom=0.06 / len(shown), wspace=0.04, hspace=0.08,
-    )  # fmt: skip
-    for row, (example, pictures) in enumerate(shown):
-        for column, picture in enumerate(pictures):
-            axis = figure.add_subplot(grid[row, column])
-            axis.axis("off")
-            if picture is not None:
-                axis.imshow(picture)
-        axis = figure.add_subplot(grid[row, 2])
-        axis.axis("off")
-        axis.set(xlim=(0, 1), ylim=(0, 1))
-        _captions(axis, example, theme)
-    return _png(figure)
-
-
-def example_images(example: Mapping[str, Any], size: int = 240) -> tuple[Any, Any]:
-    """PIL images of the picture and of the attention over it; None where there is none."""
-    import numpy as np
-    from PIL import Image
-
-    source = example["image"]
-    if isinstance(source, (str, Path)):
-        if not Path(source).is_file():
-            return None, None
-        with Image.open(source) as opened:
-            image = opened.convert("RGB")
-    else:
-        image = Image.fromarray(np.asarray(source, dtype=np.uint8)).convert("RGB")
-    scale = size / max(image.size)
-    image = image.resize(
-        [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
-    )
-    if example.get("attention") is None:
-        return image, None
-    return image, overlay(image, example["attention"])
-
-
-def overlay(image: Any, attention: Any) -> Any:
-    """The image lit where `attention` [h, w], stretched over all of it, is high; dim elsewhere."""
-    import numpy as np
-    from PIL import Image
-
-    weights = np.asarray(attention, dtype=np.float32)
-    weights = (weights - weights.min()) / max(float(np.ptp(weights)), 1e-12)
-    light = Image.fromarray(weights).resize(image.size, Image.Resampling.BICUBIC)
-    strength = np.clip(np.asarray(light), 0, 1)[..., None]
-    pixels = np.asarray(image, dtype=np.float32)
-    grey = pixels.mean(axis=2, keepdims=True)
-    shadow = 0.3 * (0.3 * pixels + 0.7 * grey) + np.array([8.0, 12.0, 40.0])
-    return Image.fromarray((strength * pixels + (1 - strength) * shadow).round().astype(np.uint8))
-
-
-def _captions(axis: Any, example: Mapping[str, Any], theme: Theme) -> None:
-    captions = list(example["captions"])
-    truth = example.get("truth") if not any(c["correct"] for c in captions) else None
-    entries = [
-        ("✓" if c["correct"] else "", f"{c['score']:.2f}", c["text"], c["correct"])
-        for c in captions[: 4 if truth else 5]
-    ]
-    if truth:
-        entries.append(("", "true", truth[0], True))
-    axis.text(0, 0.99, str(example["id"]), fontsize=8.5, color=theme.ink, alpha=0.65, va="top")
-    y = 0.89
-    for mark, score, text, correct in entries:
-        style = {"fontsize": 9.5, "va": "top", "color": TRUE_COLOUR if correct else theme.ink}
-        lines = _wrapped(text, 72, 2)
-        axis.text(0.0, y, mark, **style)
-        axis.text(0.115, y, score, ha="right", **style)
-        weight = "bold" if mark else "normal"
-        axis.text(0.14, y, "\n".join(lines), linespacing=1.15, fontweight=weight, **style)
-        y -= LINE * len(lines) + 0.018
-    if example.get("generated"):
-        style = {"fontsize": 9.5, "va": "top", "color": COLOURS[3], "fontstyle": "italic"}
-        axis.text(0.115, y, "says", ha="right", **style)
-        axis.text(0.14, y, _wrapped(example["generated"], 78, 1)[0], **style)
-
-
-def _wrapped(text: str, width: int, n_lines: int) -> list[str]:
-    return wrap(text, width, max_lines=n_lines, placeholder=" …") or [""]
+    return png(figure)
 
 
 def _figure(
@@ -237,10 +142,12 @@ def _finish(axis: Any, theme: Theme, title: str, *, ylabel: str = "", legend: bo
                     edgecolor=theme.faint)  # fmt: skip
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
+    with warnings.catch_warnings():  # the font has no emoji: boxes stand for them
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()

@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -15,7 +16,16 @@ from typing import Any
 
 from lavislite.common.io import atomic_write, atomic_write_text
 from lavislite.runners import figures
+from lavislite.runners.example_figure import (
+    example_figure,
+    example_images,
+    example_lines,
+    example_title,
+    plain,
+    verdict_kind,
+)
 from lavislite.runners.figures import Curve, Theme
+from lavislite.runners.report_page import PAGE
 
 
 def write_report(
@@ -26,6 +36,7 @@ def write_report(
     title: str,
     config_yaml: str,
     summary: Sequence[Sequence[str]] = (),
+    types: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write ``report.html`` and its pictures (``losses, recalls, metrics, examples``, PNG).
 
@@ -34,8 +45,11 @@ def write_report(
         log: the run's ``log.jsonl``; may be missing or hold no losses or no evaluations.
         metrics: final ``<dataset>/<split>/<metric>`` values.
         examples: rows with ``id, image`` (path or [h, w, 3] bytes)``, captions`` (``text, score,
-            correct``), ``truth, generated, attention``; see `lavislite.tasks.examples`.
+            correct``), ``truth, generated, attention``, and if they are known ``question, verdict``
+            ("right", "partly right" or "wrong") and ``score`` (in words); see
+            `lavislite.tasks.examples`.
         summary: the task's table, header rows included.
+        types: split -> kind of types -> type -> accuracy; what is nothing of the sort is left out.
 
     Returns:
         The path of the HTML file.
@@ -52,15 +66,16 @@ def write_report(
     }
     parts = [f"<h1>{escape(title)}</h1>"]
     parts += _results(metrics, summary)
+    parts += _by_type(types or {})
     for name, draw in drawings.items():
         parts += _drawing(report_dir / f"{name}.png", draw)
-    page = figures.example_figure(examples, figures.LIGHT)
+    page = example_figure(examples, figures.LIGHT)
     _save(report_dir / "examples.png", page)
     parts += _examples(examples)
     parts += [
         f"<details><summary>Configuration</summary><pre>{escape(config_yaml)}</pre></details>"
     ]
-    html = _PAGE.format(title=escape(title), body="\n".join(parts))
+    html = PAGE.format(title=escape(title), body="\n".join(parts))
     path = report_dir / "report.html"
     atomic_write_text(path, html)
     return path
@@ -167,12 +182,32 @@ def _results(metrics: Mapping[str, float], summary: Sequence[Sequence[str]]) -> 
     ]
 
 
+def _by_type(types: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table for each split and kind of types, folded up; the best come first."""
+    parts = []
+    for split, kinds in types.items():
+        for kind, values in kinds.items():
+            if not isinstance(values, Mapping) or not values:
+                continue
+            if not all(isinstance(value, (int, float)) for value in values.values()):
+                continue
+            ordered = sorted(values.items(), key=lambda item: -item[1])
+            # perQuestionType -> question type
+            words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removeprefix("per")).lower()
+            rows = [[words, "accuracy %"], *([name, f"{value:.1f}"] for name, value in ordered)]
+            title = escape(f"{split} by {words}")
+            parts.append(f"<details><summary>{title}</summary>{_table(rows)}</details>")
+    return parts
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for row in rows:
         header = not any(_is_number(cell) for cell in row[1:])
         tag = "th" if header else "td"
-        lines.append("<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>")
+        lines.append(
+            "<tr>" + "".join(f"<{tag}>{escape(plain(cell))}</{tag}>" for cell in row) + "</tr>"
+        )
     return f"<div class='scroll'><table>{''.join(lines)}</table></div>"
 
 
@@ -215,16 +250,24 @@ def _examples(examples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _note(examples: Sequence[Mapping[str, Any]]) -> str:
-    """How to read the cards: of a gallery, or of captions and answers that the model wrote."""
+    """How to read the cards: of a gallery, of questions, or of captions that the model wrote."""
     notes = []
     if any(example["captions"] for example in examples):
         notes.append(
             "Best captions of the whole gallery with their scores; true ones are marked ✓."
         )
+    elif any(example.get("question") for example in examples):
+        notes.append("A question, what the model says, and what people say (and how many).")
     elif any(example.get("generated") for example in examples):
         notes.append("What the model says, and a true text that people wrote.")
     else:
         notes.append("Pictures with a true text.")
+    counts = Counter(example.get("verdict") for example in examples)
+    told = [f"{counts[word]} {word}" for word in ("right", "partly right", "wrong") if counts[word]]
+    if told:
+        notes.append(
+            f"Shown are {', '.join(told)}: chosen to see both, so their share says nothing."
+        )
     if any(example.get("attention") is not None for example in examples):
         notes.append(
             "The second picture is lit where the model looks: the last cross-attention layer, "
@@ -236,25 +279,20 @@ def _note(examples: Sequence[Mapping[str, Any]]) -> str:
 def _card(example: Mapping[str, Any]) -> str:
     pictures = "".join(
         f"<img alt='{what}' src='{_data(_jpeg(image), 'jpeg')}'>"
-        for image, what in zip(figures.example_images(example), ("image", "attention"), strict=True)
+        for image, what in zip(example_images(example), ("image", "attention"), strict=True)
         if image is not None
     )
     lines = [
-        f"<li class='{'true' if caption['correct'] else ''}'>"
-        f"<b>{'✓' if caption['correct'] else ''}</b><i>{caption['score']:.2f}</i>"
-        f"<span>{escape(caption['text'])}</span></li>"
-        for caption in example["captions"]
+        f"<li class='{line.kind}'><b>{line.mark}</b><i>{escape(line.label)}</i>"
+        f"<span dir='auto'>{escape(line.text)}</span></li>"
+        for line in example_lines(example)
     ]
-    if example.get("truth") and not any(caption["correct"] for caption in example["captions"]):
-        text = escape(example["truth"][0])
-        lines.append(f"<li class='true'><b></b><i>true</i><span>{text}</span></li>")
-    if example.get("generated"):
-        text = escape(example["generated"])
-        lines.append(f"<li class='said'><b></b><i>says</i><span>{text}</span></li>")
-    name = escape(str(example["id"]))
+    name, title = escape(plain(example["id"])), escape(example_title(example))
+    kind = verdict_kind(example)
+    badge = f"<strong class='{kind}'>{title}</strong>" if title else ""
     return (
-        f"<article><div class='pictures'>{pictures}</div>"
-        f"<div><small>{name}</small><ul>{''.join(lines)}</ul></div></article>"
+        f"<article class='{kind}'><div class='pictures'>{pictures}</div>"
+        f"<div><small>{name}</small>{badge}<ul>{''.join(lines)}</ul></div></article>"
     )
 
 
@@ -266,46 +304,3 @@ def _jpeg(image: Any) -> bytes:
 
 def _data(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --paper: #fff; --ink: #24292f; --soft: #68717c; --line: #d5dae0;
-  --card: #f6f8fa; --true: #1c7d5f; --said: #7a4fb8; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --paper: #171b21; --ink: #dfe4ea; --soft: #98a2ae;
-  --line: #3b434d; --card: #1f252d; --true: #54c6a2; --said: #b394e6; }} }}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1080px; margin: 0 auto; padding: 1.5rem; }}
-h1 {{ font-size: 1.6rem; }}
-h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
-p, small, summary {{ color: var(--soft); }}
-.wide {{ width: 100%; height: auto; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .9rem; text-align: right; border-bottom: 1px solid var(--line); }}
-th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
-th {{ color: var(--soft); font-weight: 600; padding-top: .9rem; }}
-details {{ margin-top: 1.2rem; }}
-pre {{ background: var(--card); padding: 1rem; overflow-x: auto; font-size: .85rem; }}
-article {{ display: flex; flex-wrap: wrap; gap: 1.2rem; background: var(--card); padding: 1rem;
-  border-radius: 8px; margin-bottom: .9rem; }}
-.pictures {{ display: flex; gap: .5rem; }}
-.pictures img {{ width: 150px; height: 150px; object-fit: contain; }}
-article > div:last-child {{ flex: 1 1 24rem; }}
-ul {{ list-style: none; margin: .2rem 0 0; padding: 0; font-size: .95rem; }}
-li {{ display: grid; grid-template-columns: 1.2rem 3.4rem 1fr; }}
-li i {{ font-style: normal; color: var(--soft); font-variant-numeric: tabular-nums; }}
-li.true span, li.true b {{ color: var(--true); font-weight: 600; }}
-li.said span {{ color: var(--said); font-style: italic; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

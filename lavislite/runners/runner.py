@@ -24,6 +24,7 @@ from lavislite.runners.evaluation import (
     RowsPath,
     evaluate_datasets,
     make_context,
+    read_accuracies,
     select_splits,
 )
 from lavislite.runners.interrupt import stop_signals
@@ -327,6 +328,7 @@ class Runner:
         ctx = make_context(self.cfg, self.device, self.autocast)
         # A gallery has more to show than a loss: what was found, and what was right.
         parts = sorted(self.tested or self.valid, key=lambda part: part.evaluation == "retrieval")
+        step = self.state.step if self.state.best_step is None else self.state.best_step
         try:
             write_report(
                 self.run_dir / "report",
@@ -336,6 +338,7 @@ class Runner:
                 title=self.run_dir.name,
                 config_yaml=self.config_yaml,
                 summary=summary,
+                types=read_accuracies(self.evaluated_parts(), self._rows_path(step)),
             )
         except ImportError as error:  # the numbers are all there; only the pictures are missing
             logger.warning("No report: %s", error)

@@ -36,9 +36,8 @@ class TrainStep:
     ) -> None:
         self.cfg, self.task, self.device, self.autocast = cfg, task, device, autocast
         self.optimizer = make_optimizer(model, cfg, device)
-        self.strategy = make_strategy(
-            model, device, find_unused_parameters=cfg.find_unused_parameters
-        )
+        unused = cfg.find_unused_parameters or getattr(model, "leaves_parameters_unused", False)
+        self.strategy = make_strategy(model, device, find_unused_parameters=unused)
         fp16 = precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.guard = FiniteGuard(device, record_id, scaled=fp16)

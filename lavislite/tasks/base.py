@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,7 +16,10 @@ from lavislite.common.loading import batch_indices, evaluation_batches
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
 
-__all__ = ["EvalContext", "EvalResult", "Row", "Task", "evaluating", "gather_rows", "split_name"]
+__all__ = [
+    *("EvalContext", "EvalResult", "Row", "Task"),
+    *("evaluating", "gather_rows", "on_main", "split_name"),
+]
 
 Row = dict[str, Any]
 
@@ -140,3 +143,20 @@ def gather_rows(rows: list[Row], key: str, expected: Iterable[Hashable], dataset
 def split_name(dataset: Any) -> str:
     """``<dataset>/<split>``, as in metric names and messages."""
     return f"{dataset.name}/{dataset.split}"
+
+
+def on_main(work: Callable[[], Any]) -> Any:
+    """What `work` returns or raises on the main process, on all; the others do not work."""
+    result: Any = None
+    error: Exception | None = None
+    if distributed.is_main():
+        try:
+            result = work()
+        except Exception as caught:  # the others wait: tell them before it is raised here
+            error = caught
+    result, problem = distributed.broadcast_object((result, None if error is None else str(error)))
+    if error is not None:
+        raise error
+    if problem is not None:
+        raise DataError(problem)
+    return result

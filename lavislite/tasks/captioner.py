@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lavislite.common import distributed
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.generation import GenerationOptions
 from lavislite.common.loading import batch_indices, evaluation_batches
 from lavislite.common.logging import get_logger, warn_once
-from lavislite.tasks.base import Row, evaluating, gather_rows, split_name
-from lavislite.tasks.examples import generated_examples, pick
+from lavislite.tasks.base import Row, evaluating, gather_rows, on_main, split_name
+from lavislite.tasks.examples import Remembered, generated_examples
+from lavislite.tasks.prompts import CaptionPrompt
 
 logger = get_logger(__name__)
 
@@ -36,7 +36,8 @@ class Captioner:
     def __init__(
         self, generation: GenerationOptions, prompt: str | None = None, *, java: bool = True
     ) -> None:
-        self.generation, self.prompt, self.java = generation, prompt, java
+        self.generation, self.prompt, self.java = generation, CaptionPrompt(prompt), java
+        self.remembered = Remembered()
         self._scores: dict[tuple[str, str, str], float] = {}  # split, id, caption -> CIDEr
 
     def write(self, model: Any, samples: dict[str, Any]) -> list[str]:
@@ -77,17 +78,19 @@ class Captioner:
             row | {name: values[row["image_id"]] for name, values in scores.items()} for row in rows
         ]
         self._remember(rows, dataset)
+        for row in rows:
+            del row["index"]
         return EvalResult(metrics, rows, {"captions": server_file(rows)})
 
     def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[Row]:
         """Pictures with what the model writes, what people wrote, and the score if it is known."""
         pictures = self._pictures(model, dataset)
-        chosen = pick(len(pictures), n)
+        chosen = self.remembered.pick(dataset, len(pictures), n)
         with evaluating(model):
             found = generated_examples(model, pictures, ctx, chosen, self.write)
         for row in found:
             known = self._scores.get((split_name(dataset), row["id"], row["generated"]))
-            row["id"] += "" if known is None else f"  (CIDEr {known:.2f})"
+            row["score"] = None if known is None else f"CIDEr {known:.2f}"
         return found
 
     def _remember(self, rows: Sequence[Row], dataset: Any) -> None:
@@ -96,6 +99,8 @@ class Captioner:
         for row in rows:
             if "CIDEr" in row:
                 self._scores[split, row["image_id"], row["caption"]] = row["CIDEr"]
+        scores = [(row["index"], row["CIDEr"]) for row in rows if "CIDEr" in row]
+        self.remembered.keep(dataset, scores, least=None)
 
     def _pictures(self, model: Any, dataset: Any) -> Any:
         if not hasattr(dataset, "pictures"):
@@ -115,7 +120,7 @@ class Captioner:
 
 
 def generation_arguments(
-    generate: Callable[..., Any], options: GenerationOptions, prompt: str | None
+    generate: Callable[..., Any], options: GenerationOptions, prompt: CaptionPrompt
 ) -> dict[str, Any]:
     """`options` and `prompt` as keyword arguments of a model's `generate`.
 
@@ -134,8 +139,7 @@ def generation_arguments(
         extra = 0 if lavis else 1
         wanted["max_length"] = wanted.pop("max_new_tokens") + extra
         wanted["min_length"] = wanted.pop("min_new_tokens") + extra
-    if prompt is not None:
-        wanted["prompt"] = prompt
+    wanted |= prompt.options()
     defaults = asdict(GenerationOptions())
     taken = {key: value for key, value in wanted.items() if anything or key in known}
     for key in wanted.keys() - taken.keys():
@@ -165,6 +169,7 @@ def _described(row: Row, pictures: Any, dataset: Any) -> Row:
     i = row["index"]
     image_id = str(pictures.image_ids[i])
     found = {
+        "index": i,
         "image_id": image_id,
         "image": str(pictures.image_paths[i]),
         "caption": row["caption"],
@@ -227,20 +232,3 @@ def _compared(rows: Sequence[Row], captions: Mapping[str, str], dataset: Any, ja
                 name = f"{metric}_{domain.removesuffix('-domain')}"
                 metrics[name] = scores.mean(metric, ids)
     return metrics, scores.per_image, scores.skipped
-
-
-def on_main(work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises on the main process, on all; the others do not work."""
-    result: Any = None
-    error: Exception | None = None
-    if distributed.is_main():
-        try:
-            result = work()
-        except Exception as caught:  # the others wait: tell them before it is raised here
-            error = caught
-    result, problem = distributed.broadcast_object((result, None if error is None else str(error)))
-    if error is not None:
-        raise error
-    if problem is not None:
-        raise DataError(problem)
-    return result

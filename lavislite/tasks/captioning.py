@@ -71,9 +71,7 @@ class CaptioningTask(Task):
         self.captioner = Captioner(cfg.generation, cfg.prompt, java=cfg.java_metrics)
 
     def train_step(self, model: Any, samples: dict[str, Any]) -> dict[str, Tensor]:
-        if self.cfg.prompt is not None:
-            samples = {**samples, "prompt": self.cfg.prompt}
-        return model(samples)
+        return model(self.captioner.prompt.samples(samples))
 
     def evaluate(self, model: Any, dataset: Any, ctx: EvalContext) -> EvalResult:
         """See `Captioner.evaluate`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +14,62 @@ from torch import Tensor
 
 from lavislite.common.evaluation import EvalContext
 from lavislite.common.loading import to_device
-from lavislite.tasks.base import Row
+from lavislite.tasks.base import Row, split_name
 from lavislite.tasks.ranking import Gallery, fuse, score_pairs, similarity
 
 if TYPE_CHECKING:
     from lavislite.tasks.retrieval import RetrievalConfig
 
 
+RIGHT = 0.5  # from this score on, an answer is called right
+
+
 def pick(total: int, n: int) -> list[int]:
     """`n` of `total` indices, evenly spread (all of them when there are fewer)."""
     n = min(n, total)
     return [i * total // n for i in range(n)]
+
+
+class Remembered:
+    """Which records of the splits evaluated last went well and which badly, to choose examples."""
+
+    def __init__(self, kept: int = 32) -> None:
+        self.kept = kept  # of each kind and split
+        self._found: dict[str, tuple[list[int], list[int]]] = {}
+
+    def keep(
+        self, dataset: Any, scores: Iterable[tuple[int, float]], least: float | None = RIGHT
+    ) -> None:
+        """Forget what was known of the split, and keep some that got at least `least`, some below.
+
+        Args:
+            scores: record number and score.
+            least: None is the median, for scores that know no right and wrong.
+        """
+        known = list(scores)
+        if least is None:
+            least = median(score for _, score in known) if known else 0.0
+        sides = (
+            [i for i, score in known if score >= least],
+            [i for i, score in known if not score >= least],
+        )
+        good, bad = ([side[k] for k in pick(len(side), self.kept)] for side in sides)
+        self._found[split_name(dataset)] = (good, bad)
+
+    def pick(self, dataset: Any, total: int, n: int) -> list[int]:
+        """`n` records in their order, half of them bad as far as there are so many.
+
+        Evenly spread over all `total` records when nothing is known.
+        """
+        good, bad = self._found.get(split_name(dataset), ([], []))
+        n_bad = min(len(bad), max(n // 2, n - len(good)))
+        chosen = [(bad, n_bad), (good, n - n_bad)]
+        return sorted(side[k] for side, m in chosen for k in pick(len(side), m)) or pick(total, n)
+
+
+def verdict(score: float) -> str:
+    """A score of 0 ... 1 in words."""
+    return "right" if score >= RIGHT else "partly right" if score > 0 else "wrong"
 
 
 def retrieval_examples(
@@ -39,8 +85,8 @@ def retrieval_examples(
 
     Returns:
         Per image: ``id``, ``image`` (path), ``captions`` (list of ``text, score, correct``, best
-        first), ``truth`` (its own captions), ``generated`` (text or None), ``attention`` ([h, w]
-        or None).
+        first), ``truth`` (its own captions), ``verdict`` ("right" when a true caption comes first)
+        and ``score`` (in words), ``generated`` (text or None), ``attention`` ([h, w] or None).
     """
     samples = load(dataset, chosen, ctx)
     if not samples:
@@ -74,8 +120,16 @@ def retrieval_examples(
         ]
         truth = [texts[t] for t in gallery.image_to_texts[i]]
         path = str(gallery.image_paths[i])
+        place = next((k for k, c in enumerate(captions, start=1) if c["correct"]), None)
         found.append(
-            {"id": gallery.image_ids[i], "image": path, "captions": captions, "truth": truth}
+            {
+                "id": gallery.image_ids[i],
+                "image": path,
+                "captions": captions,
+                "truth": truth,
+                "verdict": "right" if place == 1 else "wrong",
+                "score": f"true caption at rank {place}" if place else "no true caption",
+            }
         )
     return _with_model_views(model, samples, found, ctx)
 

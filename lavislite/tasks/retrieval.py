@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from lavislite.metrics.retrieval import (
     recalls_from_ranks,
 )
 from lavislite.tasks.base import Row, Task, evaluating, split_name
-from lavislite.tasks.examples import pick, retrieval_examples
+from lavislite.tasks.examples import Remembered, retrieval_examples
 from lavislite.tasks.ranking import (
     RERANK_SCORES,
     Candidates,
@@ -71,21 +72,26 @@ class RetrievalTask(Task):
     def __init__(self, cfg: RetrievalConfig) -> None:
         super().__init__(cfg)
         check_options(cfg)
+        self.remembered = Remembered()
 
     def evaluate(self, model: Any, dataset: Any, ctx: EvalContext) -> EvalResult:
         """Recalls re-ranked (plain keys), before re-ranking (``itc_``) and by ``chance_``.
 
-        The rows are the queries, images first: rank of the best right answer (from 1; None when
-        it is not among the candidates) and the first five answers.
+        The rows are the queries, images first: the right answers, the rank of the best of them
+        (from 1; None when it is not among the candidates) and the first five answers.
         """
         self.check(dataset)
         with evaluating(model):
-            return evaluate_retrieval(model, dataset, ctx, self.cfg)
+            result = evaluate_retrieval(model, dataset, ctx, self.cfg)
+        images = [row for row in result.rows if row["query"] == "image"]
+        self.remembered.keep(dataset, [(i, row["rank"] == 1) for i, row in enumerate(images)])
+        return result
 
     def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[Row]:
         with evaluating(model):
             gallery = Gallery.of(dataset, len(dataset))
-            return retrieval_examples(model, dataset, gallery, ctx, pick(len(dataset), n), self.cfg)
+            chosen = self.remembered.pick(dataset, len(dataset), n)
+            return retrieval_examples(model, dataset, gallery, ctx, chosen, self.cfg)
 
     def summary(self, metrics: dict[str, float]) -> list[list[str]]:
         return recall_table(metrics)
@@ -129,10 +135,16 @@ def evaluate_retrieval(
         wanted = candidates.pairs((len(itc), itc.shape[1]))
         itm = match_scores(model, own, wanted, gallery.texts, ctx, cfg.rerank_batch_size, dataset)
         fused = fuse(itm, itc, cfg.rerank_score, model)
-    try:
-        return _result(itc, fused if cfg.rerank else None, candidates, gallery)
-    except ValueError as error:
-        raise TrainingError(f"Retrieval on {split_name(dataset)}: {error}") from error
+    where = split_name(dataset)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            result = _result(itc, fused if cfg.rerank else None, candidates, gallery)
+        except ValueError as error:
+            raise TrainingError(f"Retrieval on {where}: {error}") from error
+    for warning in found:  # ties, which a constant model has everywhere
+        warn_once(logger, ("recall", where, str(warning.message)), f"{where}: {warning.message}")
+    return result
 
 
 def recall_table(metrics: dict[str, float]) -> list[list[str]]:
@@ -216,6 +228,7 @@ def _image_rows(
             "query": "image",
             "id": gallery.image_ids[i],
             "image": str(gallery.image_paths[i]),
+            "references": [gallery.texts[t] for t in gallery.image_to_texts[i]],
             "itc_rank": _place(itc[i]),
             "rank": _place(final[i]),
             "top": [
@@ -239,6 +252,7 @@ def _text_rows(
             "query": "text",
             "id": str(t),
             "text": gallery.texts[t],
+            "references": [gallery.image_ids[gallery.text_to_image[t]]],
             "itc_rank": _place(itc[t]),
             "rank": _place(final[t]),
             "top": [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,68 +12,29 @@ from lavislite.common.errors import ConfigError
 from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.io import fetch, read_json
 from lavislite.common.loading import batch_indices, evaluation_batches
-from lavislite.common.registry import did_you_mean
-from lavislite.common.schema import RunConfig, check_bounds
-from lavislite.metrics.vqa import VERSIONS
-from lavislite.tasks.answers import BASELINES, accuracy_table, score_answers
+from lavislite.common.logging import get_logger
+from lavislite.common.schema import RunConfig
+from lavislite.tasks.answers import (
+    MODEL,
+    VQA_TYPES,
+    Measure,
+    Types,
+    accuracy_table,
+    answer_key,
+    has_answers,
+    report_few_answers,
+    score_answers,
+    vqa_score,
+)
 from lavislite.tasks.base import Row, Task, evaluating, gather_rows, split_name
-from lavislite.tasks.examples import load, pick
+from lavislite.tasks.baselines import OtherImages, answer_counts, most_frequent
+from lavislite.tasks.examples import Remembered, load, verdict
+from lavislite.tasks.prompts import QuestionPrompt
+from lavislite.tasks.vqa_config import VQAConfig
 
-INFERENCE = ("generate", "rank")
+logger = get_logger(__name__)
 
-
-@dataclass
-class VQAConfig(RunConfig):
-    """How questions are put and answered.
-
-    Attributes:
-        prompt: the question takes the place of ``{}``, in training and evaluation.
-        max_len, min_len: tokens of an answer.
-        length_penalty: null leaves it to the model (BLIP-2: 0 with OPT, -1 with T5).
-        inference_method: "generate" writes an answer, "rank" chooses the likeliest of a list.
-        answer_list: the list for "rank": a JSON file, or the answers themselves; null takes the
-            dataset's.
-        num_ans_candidates: how many of the list the model looks at closely, or at once.
-        vqa_accuracy: which version of the official script, "2021" (current) or "2017" (LAVIS).
-        baselines: what to report beside the model. "majority": the most frequent answer of the
-            evaluated split, whatever the question; "blind": the language model without a picture;
-            "other_image": the model with the picture of another record; "caption": the language
-            model with a true caption instead of the picture (an upper bound).
-    """
-
-    task: str = "vqa"
-    prompt: str = "Question: {} Short answer:"
-    max_len: int = 10
-    min_len: int = 1
-    num_beams: int = 5
-    length_penalty: float | None = None
-    inference_method: str = "generate"
-    answer_list: Any = None
-    num_ans_candidates: int = 128
-    vqa_accuracy: str = "2021"
-    baselines: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        super().check()
-        check_bounds("run", self, dict.fromkeys(_COUNTS, (1, None)))
-        check_bounds("run", self, {"min_len": (0, self.max_len)})
-        if self.prompt and self.prompt.count("{}") != 1:
-            raise ConfigError(
-                f"run.prompt: the question's place {{}} is needed once: {self.prompt!r}"
-            )
-        for key, known in (("inference_method", INFERENCE), ("vqa_accuracy", VERSIONS)):
-            _check_name(f"run.{key}", getattr(self, key), known)
-        for baseline in self.baselines:
-            _check_name("run.baselines", baseline, BASELINES)
-
-
-_COUNTS = ("max_len", "num_beams", "num_ans_candidates")
-
-
-def _check_name(key: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(f"{key}: '{name}' is unknown.{near} Known: {', '.join(known)}.")
+Candidates = Sequence[Any]  # answers to choose from: a list for all, or a list for each question
 
 
 @catalog.tasks.register("vqa")
@@ -84,27 +44,39 @@ class VQATask(Task):
     Datasets offer ``annotation(index)`` as `VQADataset` does, and ``true_caption(index)`` for the
     baseline "caption". Models offer ``predict_answers(samples, num_beams, inference_method,
     max_len, min_len, num_ans_candidates, answer_list, prompt, length_penalty) -> list[str]``; for
-    the baselines without a picture also for samples without "image".
+    the baselines without a picture also for samples without "image". The samples, here and in
+    training, hold the prompted question as ``text_input`` and the bare one as ``question``.
+
+    Other kinds of questions are subclasses: they say by which `measures` answers are scored, which
+    `types` of questions are told apart, and what their server wants.
     """
 
-    Config = VQAConfig
+    Config: ClassVar[type[RunConfig]] = VQAConfig
     name = "vqa"
-    evaluations = ("vqa",)
+    evaluations: ClassVar[tuple[str, ...]] = ("vqa", "gqa", "ok_vqa", "aok_vqa")
     default_monitor = "acc"
+    types: ClassVar[tuple[Types, ...]] = VQA_TYPES
     cfg: VQAConfig
+
+    def __init__(self, cfg: VQAConfig) -> None:
+        super().__init__(cfg)
+        self.prompt = QuestionPrompt(cfg.prompt)
+        self.remembered = Remembered()
+
+    def measures(self) -> list[Measure]:
+        """How answers are scored; the first is the main one."""
+        return [Measure(vqa_score(self.cfg.vqa_accuracy))]
 
     def train_step(self, model: Any, samples: dict[str, Any]) -> dict[str, Tensor]:
         """The loss on ``samples["text_output"]``; samples without it (captions) go in unchanged."""
-        if "text_output" in samples:
-            samples = {**samples, "text_input": self._asked(samples["text_input"])}
-        return model(samples)
+        return model(self.prompt.samples(samples) if "text_output" in samples else samples)
 
     def evaluate(self, model: Any, dataset: Any, ctx: EvalContext) -> EvalResult:
         """Accuracies in percent, the same on every process; none for a split without answers.
 
         ``acc``; ``acc_<type>`` for each answer type; ``acc_<baseline>`` and
         ``acc_<baseline>_<type>`` for each baseline. The rows hold questions, answers and scores;
-        `files` the answers as the VQA server wants them, and the accuracies by type.
+        `files` the answers as the server wants them, and the accuracies by type.
 
         Raises:
             ConfigError: the model cannot answer, or the dataset has not what a baseline needs.
@@ -113,6 +85,80 @@ class VQATask(Task):
         self.check(dataset)
         self._check_model(model)
         self._check_baselines(dataset)
+        rows = self._answered(model, dataset, ctx)
+        rows = [dataset.annotation(row["index"]) | row for row in rows]
+        if not any(map(has_answers, rows)):
+            logger.warning("%s has no answers: nothing to compare with.", split_name(dataset))
+        if "majority" in self.cfg.baselines:
+            self.add_majority(rows)
+        measures = self.measures()
+        metrics, accuracy = score_answers(
+            rows, dataset, measures, self._known_baselines(rows), self.types
+        )
+        metrics, files = self.finish(rows, dataset, ctx, metrics)
+        if accuracy:
+            files["accuracy"] = accuracy | files.get("accuracy", {})
+        score = measures[0].score_key(MODEL)
+        self.remembered.keep(dataset, [(r["index"], r[score]) for r in rows if score in r])
+        return EvalResult(metrics, [_kept(row) for row in rows], files)
+
+    def finish(
+        self,
+        rows: list[Row],
+        dataset: Any,
+        ctx: EvalContext,  # noqa: ARG002
+        metrics: dict[str, float],
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """All metrics, and the files beside the accuracies, of scored rows."""
+        report_few_answers(rows, dataset)
+        return metrics, {"answers": server_answers(rows, "prediction")}
+
+    def add_majority(self, rows: list[Row]) -> None:
+        """Add the answers of the baseline "majority" to the rows, if the questions have answers."""
+        answered = [row["answers"] for row in rows if has_answers(row)]
+        if answered:
+            answer = most_frequent(answered)
+            for row in rows:
+                row["majority"] = answer
+
+    def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[Row]:
+        """Pictures with a question, the model's answer and people's, right and wrong ones.
+
+        Both kinds are shown when the split was evaluated before; else they come as they are.
+        """
+        samples = load(dataset, self.remembered.pick(dataset, len(dataset), n), ctx)
+        if not samples:
+            return []
+        with evaluating(model), ctx.autocast():
+            said = self.ask(model, dataset, samples, self._candidates(dataset))
+        return [
+            self.example(dataset.annotation(i) | {"index": i} | {key: said[key][b] for key in said})
+            for b, i in enumerate(samples["index"].tolist())
+        ]
+
+    def example(self, row: Row) -> Row:
+        """What the report shows of an answered question."""
+        measure = self.measures()[0]
+        score = measure.score(row["prediction"], row) if measure.counts(row) else None
+        return {
+            "id": f"question {row['question_id']}",
+            "image": row["image"],
+            "question": row["question"],
+            "captions": [],
+            "truth": [f"{a} ({n})" if n > 1 else a for a, n in answer_counts(row["answers"])],
+            "generated": row["prediction"],
+            "verdict": None if score is None else verdict(score),
+            "score": None if score is None else f"{100 * score:.0f} %",
+            "attention": None,
+        }
+
+    def summary(self, metrics: dict[str, float]) -> list[list[str]]:
+        return accuracy_table(metrics)
+
+    # ----------------------------------------------------------------------------------- answering
+
+    def _answered(self, model: Any, dataset: Any, ctx: EvalContext) -> list[Row]:
+        """``index`` and answers of the model and each baseline but "majority", in order."""
         candidates = self._candidates(dataset)
         source = OtherImages(dataset) if "other_image" in self.cfg.baselines else dataset
         batches = batch_indices(len(dataset), ctx.batch_size, ctx.limit_batches)
@@ -120,61 +166,54 @@ class VQATask(Task):
         with evaluating(model):
             for _, samples in evaluation_batches(source, ctx, batches, split_name(dataset)):
                 with ctx.autocast():
-                    said = self._answers(model, dataset, samples, candidates)
+                    said = self._said(model, dataset, samples, candidates)
                 for b, index in enumerate(samples["index"].tolist()):
-                    rows.append({"index": index, **{who: said[who][b] for who in said}})
-        rows = gather_rows(rows, "index", [i for batch in batches for i in batch], dataset)
-        return score_answers(rows, dataset, self.cfg.baselines, self.cfg.vqa_accuracy)
+                    rows.append({"index": index, **{key: said[key][b] for key in said}})
+        return gather_rows(rows, "index", [i for batch in batches for i in batch], dataset)
 
-    def examples(self, model: Any, dataset: Any, ctx: EvalContext, n: int) -> list[Row]:
-        """Pictures with a question, the model's answer, and the one that most people gave."""
-        samples = load(dataset, pick(len(dataset), n), ctx)
-        if not samples:
-            return []
-        with evaluating(model), ctx.autocast():
-            said = self._predict(model, samples, self._candidates(dataset))
-        return [
-            _example(dataset.annotation(i), answer)
-            for i, answer in zip(samples["index"].tolist(), said, strict=True)
-        ]
-
-    def summary(self, metrics: dict[str, float]) -> list[list[str]]:
-        return accuracy_table(metrics)
-
-    # ----------------------------------------------------------------------------------- answering
-
-    def _answers(
-        self, model: Any, dataset: Any, samples: dict[str, Any], candidates: list[str] | None
-    ) -> dict[str, list[str]]:
+    def _said(
+        self, model: Any, dataset: Any, samples: dict[str, Any], candidates: Candidates | None
+    ) -> dict[str, list[Any]]:
         """What the model says to a batch, and what it says as each baseline."""
-        asked = samples["text_input"]
-        said = {"prediction": self._predict(model, samples, candidates)}
+        said = self.ask(model, dataset, samples, candidates)
+        bare = {key: samples[key] for key in ("text_input", "index")}
         for baseline in self.cfg.baselines:
-            if baseline == "blind":
-                said[baseline] = self._predict(model, {"text_input": asked}, candidates)
-            elif baseline == "other_image":
-                other = {"image": samples["other_image"], "text_input": asked}
-                said[baseline] = self._predict(model, other, candidates)
+            if baseline == "majority":
+                continue
+            given = dict(bare)
+            if baseline == "other_image":
+                given["image"] = samples["other_image"]
             elif baseline == "caption":
-                captions = [dataset.true_caption(i) for i in samples["index"].tolist()]
-                told = {"text_input": asked, "caption": captions}
-                said[baseline] = self._predict(model, told, candidates)
+                given["caption"] = [dataset.true_caption(i) for i in samples["index"].tolist()]
+            answers = self.ask(model, dataset, given, candidates)
+            said |= {answer_key(baseline, key): answers[key] for key in answers}
         return said
 
-    def _predict(
-        self, model: Any, samples: Mapping[str, Any], candidates: list[str] | None
+    def ask(
+        self, model: Any, dataset: Any, samples: Mapping[str, Any], candidates: Candidates | None
+    ) -> dict[str, list[Any]]:
+        """The model's answers to a batch, under ``prediction`` and whatever else is scored.
+
+        Args:
+            samples: ``text_input`` (bare questions), ``index``, and if they are to be used
+                ``image`` and ``caption``.
+        """
+        del dataset  # for subclasses
+        return {"prediction": self.predict_answers(model, samples, candidates)}
+
+    def predict_answers(
+        self, model: Any, samples: Mapping[str, Any], candidates: Candidates | None
     ) -> list[str]:
+        """One answer per question: of `candidates`, or written where these are None."""
         cfg = self.cfg
-        asked = self._asked(samples["text_input"])
-        if "caption" in samples:
-            asked = [f"{c} {q}" for c, q in zip(samples["caption"], asked, strict=True)]
         options: dict[str, Any] = {} if candidates is None else {"answer_list": candidates}
         if cfg.length_penalty is not None:
             options["length_penalty"] = cfg.length_penalty
+        seen = {key: samples[key] for key in ("image", "text_input") if key in samples}
         return model.predict_answers(
-            {**{k: samples[k] for k in ("image",) if k in samples}, "text_input": asked},
+            self.prompt.samples(seen, samples.get("caption")),
             num_beams=cfg.num_beams,
-            inference_method=cfg.inference_method,
+            inference_method="generate" if candidates is None else "rank",
             max_len=cfg.max_len,
             min_len=cfg.min_len,
             num_ans_candidates=cfg.num_ans_candidates,
@@ -182,11 +221,13 @@ class VQATask(Task):
             **options,
         )
 
-    def _asked(self, questions: Sequence[str]) -> list[str]:
-        prompt = self.cfg.prompt
-        return [prompt.replace("{}", q) if prompt else q for q in questions]
-
     # -------------------------------------------------------------------------------------- checks
+
+    def _known_baselines(self, rows: Sequence[Row]) -> list[str]:
+        """The baselines that have answered; nobody can tell the majority of a test split."""
+        keys = rows[0].keys() if rows else ()
+        measure = self.measures()[0]
+        return [b for b in self.cfg.baselines if measure.answer_key(b) in keys]
 
     def _check_model(self, model: Any) -> None:
         if not hasattr(model, "predict_answers"):
@@ -222,61 +263,11 @@ class VQATask(Task):
         return chosen
 
 
-class OtherImages:
-    """A dataset whose samples also have ``"other_image"``: the picture of the record half the split
-    away, or of the next one after it that shows another picture.
-
-    Raises:
-        ConfigError: all records show the same picture.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.other(0)  # raises now rather than in a loading process
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | None:
-        sample = self.dataset[index]
-        other = self.dataset[self.other(index)]
-        if sample is None or other is None:
-            return None
-        return {**sample, "other_image": other["image"]}
-
-    def collate(self, samples: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-        """The dataset's own batch, and the other pictures in a batch of theirs."""
-        good = [dict(sample) for sample in samples if sample is not None]
-        if not good:
-            return {}
-        others = [sample.pop("other_image") for sample in good]
-        shifted = [{**s, "image": image} for s, image in zip(good, others, strict=True)]
-        return {
-            **self.dataset.collate(good),
-            "other_image": self.dataset.collate(shifted)["image"],
-        }
-
-    def other(self, index: int) -> int:
-        """The record whose picture record `index` gets; depends on nothing else."""
-        n = len(self.dataset)
-        own = self.dataset.annotation(index)["image_id"]
-        for step in range(n):
-            other = (index + n // 2 + step) % n
-            if self.dataset.annotation(other)["image_id"] != own:
-                return other
-        raise ConfigError(
-            f"run.baselines: 'other_image' needs two pictures, {split_name(self.dataset)} shows "
-            "only one."
-        )
+def server_answers(rows: Sequence[Row], key: str) -> list[Row]:
+    """The file of the VQA server, of the answers under `key`."""
+    return [{"question_id": row["question_id"], "answer": row[key]} for row in rows]
 
 
-def _example(annotation: Mapping[str, Any], answer: str) -> Row:
-    texts = [a["answer"] if isinstance(a, Mapping) else a for a in annotation["answers"]]
-    return {
-        "id": f"{annotation['question_id']}: {annotation['question']}",
-        "image": annotation["image"],
-        "captions": [],
-        "truth": [max(texts, key=texts.count)] if texts else [],
-        "generated": answer,
-        "attention": None,
-    }
+def _kept(row: Row) -> Row:
+    """The row for the results: without what the scoring alone needed."""
+    return {key: value for key, value in row.items() if key != "details"}

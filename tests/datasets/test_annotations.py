@@ -143,7 +143,9 @@ BROKEN = {
     "not records": (json.dumps(["a", "b"]), ["record 1", "saw 'a'"]),
     "other object": (json.dumps({"data": [1]}), ["saw an object with the keys data"]),
     "empty list": ("[]", ["holds no records", "2 bytes"]),
-    "empty file": ("", ["not valid JSON", "line 1"]),
+    "empty file": ("", ["is empty"]),
+    "empty object": ("{}", ["expected a list of records", "(none)"]),
+    "a number": ("3", ["expected a list of records", "saw a int"]),
     "cut short": ('[{"image": "a"', ["not valid JSON", "line 1, column 15"]),
     "bad line": ('{"image": "a", "caption": "x"}\n{"image": \n', ["line 2", "not valid JSON"]),
     "coco id": (

@@ -18,7 +18,6 @@ from lavislite.common.errors import ConfigError, DataError
 from lavislite.datasets.base import collate, id_number
 from lavislite.datasets.caption import ImageCaptionBuilder
 from lavislite.datasets.images import TooManyBadImages
-from lavislite.datasets.packed import PackedStrings
 
 
 def captions(tmp_path: Path, n: int) -> Path:
@@ -291,13 +290,3 @@ def test_one_id_for_two_pictures_is_reported(
     dataset = build(ImageCaptionBuilder, annotations=annotations, images=str(tmp_path / "images"))
     assert len(dataset) == 2
     assert "image_id 1 stands for different pictures" in caplog.text
-
-
-def test_packed_strings_are_the_strings() -> None:
-    strings = ["", "a", "日本", "", "b\n", "\ud800"]
-    packed = PackedStrings(iter(strings))
-    assert list(packed) == strings
-    assert (packed[-1], packed[2], len(packed)) == ("\ud800", "日本", 6)
-    with pytest.raises(IndexError):
-        packed[6]
-    assert list(PackedStrings([])) == []

@@ -40,7 +40,9 @@ from lavislite.datasets.playground.scenes import (
     split_of,
 )
 
-SMALL = WorldSpec(seed=3, num_train=30, num_val=6, num_test=12)
+COUNTS = {"seed": 3, "num_train": 30, "num_val": 6, "num_test": 12}
+COUNTS |= {"num_nocaps": 3, "num_flickr30k": 2}
+SMALL = WorldSpec(**COUNTS)
 
 
 def thing(**changes: object) -> SceneObject:
@@ -289,7 +291,7 @@ def test_the_same_settings_give_the_same_bytes(world: Path, tmp_path, monkeypatc
 
 def test_another_seed_is_another_world_in_another_folder(world: Path, tmp_path, monkeypatch):
     monkeypatch.setenv("LAVISLITE_CACHE", str(tmp_path))
-    other = ensure_world(WorldSpec(seed=4, num_train=3, num_val=1, num_test=1), progress=False)
+    other = ensure_world(WorldSpec(4, 3, 1, 1, 3, 2), progress=False)
     assert other.name != world.name
     assert read(other, "karpathy_train.json")[0] not in read(world, "karpathy_train.json")
 
@@ -311,9 +313,7 @@ PROCESSORS = {"train": NORMALISED, "eval": NORMALISED}
 
 
 def made(builder_class, **options):
-    cfg = builder_class.Config(
-        seed=3, num_train=30, num_val=6, num_test=12, vis_processor=PROCESSORS, **options
-    )
+    cfg = builder_class.Config(**COUNTS, vis_processor=PROCESSORS, **options)
     builder = builder_class(cfg, name="mine")
     builder.prepare()
     return builder

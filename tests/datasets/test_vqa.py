@@ -1,51 +1,21 @@
-"""Questions of any shape to one kind of sample."""
+"""Questions of VQAv2's files and of your own to one kind of sample."""
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dataset_parts import build, draw, write
+from question_parts import server_files
 
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.datasets.vqa import CocoVQABuilder, ImageVQABuilder
 
 NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"
-
-
-def ten(*answers: str) -> list[dict[str, Any]]:
-    return [
-        {"answer": answers[n % len(answers)], "answer_confidence": "yes", "answer_id": n + 1}
-        for n in range(10)
-    ]
-
-
-def server_files(tmp_path: Path, subset: str = "val2014") -> dict[str, str]:
-    """Two pictures, three questions, in the VQA server's files."""
-    names = draw(tmp_path / "images" / "val2014", 2)
-    for k, name in enumerate(names):
-        path = tmp_path / "images" / "val2014" / name
-        path.rename(path.with_name(f"COCO_val2014_{k + 7:012d}.jpg"))
-    questions = [
-        {"image_id": 7, "question": "What is it?", "question_id": 7000},
-        {"image_id": 7, "question": "How many?", "question_id": 7001},
-        {"image_id": 8, "question": "Is it (red)?", "question_id": 8000},
-    ]
-    common = {"question_type": "what", "answer_type": "other"}
-    annotations = [
-        {"question_id": 8000, "image_id": 8, "answers": ten("yes", "no")}
-        | {"question_type": "is it", "answer_type": "yes/no"},
-        {"question_id": 7000, "image_id": 7, "answers": ten("a cat"), **common},
-        {"question_id": 7001, "image_id": 7, "answers": ten("2", "2", "two"), **common},
-    ]
-    top = {"info": {}, "license": {}, "data_subtype": subset}
-    return {
-        "questions": str(write(tmp_path / "q.json", {**top, "questions": questions})),
-        "annotations": str(write(tmp_path / "a.json", {**top, "annotations": annotations})),
-        "images": str(tmp_path / "images"),
-    }
 
 
 def official(tmp_path: Path, *, train: bool = False, **options: Any):
@@ -65,6 +35,9 @@ def records(tmp_path: Path, rows: Any, *, train: bool = False, **options: Any):
     return build(
         *(ImageVQABuilder, "train"), train=train, annotations=annotations, images=images, **options
     )
+
+
+# ------------------------------------------------------------------------------------------ VQAv2
 
 
 def test_the_servers_files_are_joined(tmp_path: Path) -> None:
@@ -87,6 +60,7 @@ def test_the_servers_files_are_joined(tmp_path: Path) -> None:
         "answers": ["yes", "no"] * 5,
         "question_type": "is it",
         "answer_type": "yes/no",
+        "details": {},
     }
     assert "question 8000" in data.record_id(2)
 
@@ -122,7 +96,7 @@ def test_the_files_that_lavis_prepared(tmp_path: Path) -> None:
     eval_rows = str(write(tmp_path / "vqa_val_eval.json", rows))
     answer_list = str(write(tmp_path / "answer_list.json", ["yes", "no", "2"]))
     data = official(
-        tmp_path,
+        tmp_path / "again",
         annotations={"val": [eval_rows, answer_list, files["annotations"]]},
         image_name=None,
     )
@@ -130,6 +104,54 @@ def test_the_files_that_lavis_prepared(tmp_path: Path) -> None:
     assert [data.annotation(i)["question_id"] for i in range(2)] == [8000, 7001]
     assert data.annotation(0)["answers"] == ["yes", "no"] * 5
     assert data.annotation(0)["answer_type"] == "yes/no"
+
+
+def test_lavis_training_records_have_their_answers(tmp_path: Path) -> None:
+    row = {"question_id": 1, "question": "Who?", "image": "0.jpg", "dataset": "vqa"}
+    draw(tmp_path, 1)
+    files = [
+        str(write(tmp_path / "vqa_train.json", [{**row, "answer": ["me"] * 9 + ["you"]}])),
+        str(write(tmp_path / "vqa_val.json", [{**row, "question_id": 2, "answer": ["us"] * 10}])),
+    ]
+    data = build(CocoVQABuilder, annotations={"train": files}, images=str(tmp_path))
+    assert [data[i]["question_id"] for i in range(2)] == [1, 2]
+    assert data[0]["weights"] == pytest.approx([0.9, 0.1])
+
+
+def test_ids_may_be_texts_in_one_file_and_numbers_in_the_other(tmp_path: Path) -> None:
+    files = server_files(tmp_path)
+    content = json.loads(Path(files["questions"]).read_text("utf-8"))
+    for question in content["questions"]:
+        question |= {key: str(question[key]) for key in ("question_id", "image_id")}
+    write(Path(files["questions"]), content)
+    given = [files["questions"], files["annotations"]]
+    data = build(
+        *(CocoVQABuilder, "val"),
+        train=False,
+        annotations={"val": given},
+        images=files["images"],
+        image_name=NAME,
+    )
+    assert [data[i]["question_id"] for i in range(3)] == ["7000", "7001", "8000"]
+    assert data.annotation(2)["answers"] == ["yes", "no"] * 5
+
+
+def test_a_test_split_has_no_answers(tmp_path: Path) -> None:
+    questions = server_files(tmp_path)["questions"]
+    data = official(tmp_path / "again", annotations={"val": questions})
+    assert data.annotation(0)["answers"] == []
+    with pytest.raises(DataError, match="mine/val has no answers: it cannot be trained on"):
+        official(tmp_path / "train", annotations={"val": questions}, train=True)
+
+
+def test_the_development_servers_pictures_are_those_of_the_test_split(tmp_path: Path) -> None:
+    files = server_files(tmp_path, subset="test-dev2015")
+    assert (tmp_path / "images" / "test2015").is_dir()
+    cfg = {"annotations": {"val": files["questions"]}, "images": files["images"]}
+    assert build(CocoVQABuilder, "val", train=False, image_name=NAME, **cfg)[0] is not None
+
+
+# ------------------------------------------------------------------------------ records of your own
 
 
 def test_records_of_your_own(tmp_path: Path) -> None:
@@ -156,6 +178,42 @@ def test_json_lines(tmp_path: Path) -> None:
         build(ImageVQABuilder, "a", annotations={"a": str(file)})
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_tables(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    draw(tmp_path / "csv", 2)
+    file = tmp_path / "csv" / f"rows.{suffix}"  # what the folder is called does not matter
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, delimiter=delimiter)
+        table.writerow(["image", "question", "answer", "question_id"])
+        table.writerow(["0.jpg", "What, then?", "a cat, black", "17"])
+        table.writerow(["1.jpg", "Who?", json.dumps(["me", "me", "ü"]), "x1"])
+    data = build(ImageVQABuilder, "a", annotations={"a": str(file)})
+    assert data.annotation(0)["question_id"] == 17
+    assert data.annotation(0)["question"] == "What, then?"
+    assert data.annotation(0)["answers"] == ["a cat, black"]
+    assert data.annotation(1)["question_id"] == "x1"
+    assert data.annotation(1)["answers"] == ["me", "me", "ü"]
+
+
+def test_in_a_table_a_list_is_a_json_list(tmp_path: Path) -> None:
+    draw(tmp_path, 1)
+    file = tmp_path / "rows.tsv"
+    file.write_text("image\tquestion\tanswer\n0.jpg\tWho?\t['me', 'you']\n", "utf-8")
+    with pytest.raises(DataError, match=r"line 2: answer: expected one answer, or a JSON list"):
+        build(ImageVQABuilder, "a", annotations={"a": str(file)})
+
+
+def test_an_empty_field_of_a_table_is_no_answer(tmp_path: Path) -> None:
+    draw(tmp_path, 1)
+    file = tmp_path / "rows.csv"
+    file.write_text("image,question,answer\n0.jpg,Who?,\n", "utf-8")
+    data = build(ImageVQABuilder, "a", train=False, annotations={"a": str(file)})
+    assert data.annotation(0)["answers"] == []
+    file.write_text("image,question,answer\n0.jpg,Who?,\n0.jpg,What?,it\n", "utf-8")
+    with pytest.raises(DataError, match=r'1 of 2 questions have no answers.*"rows:2"'):
+        build(ImageVQABuilder, "a", train=False, annotations={"a": str(file)})
+
+
 def test_annotators_that_cannot_be_told_apart_keep_their_objects(tmp_path: Path) -> None:
     answers = [{"answer": "no"}, {"answer": "no"}, {"answer": "yes"}]
     rows = [{"image": "0.jpg", "question": "Is it?", "answers": answers}]
@@ -163,75 +221,50 @@ def test_annotators_that_cannot_be_told_apart_keep_their_objects(tmp_path: Path)
     assert data.annotation(0)["answers"] == answers
 
 
-def test_a_test_split_has_no_answers(tmp_path: Path) -> None:
-    files = server_files(tmp_path, subset="val2014")
-    data = official(tmp_path, annotations={"val": files["questions"]})
-    assert data.annotation(0)["answers"] == []
-    with pytest.raises(DataError, match="mine/val has no answers: it cannot be trained on"):
-        official(tmp_path, annotations={"val": files["questions"]}, train=True)
+def test_any_number_of_annotators(tmp_path: Path) -> None:
+    given = [["a"], ["a", "b", "b"], ["c"] * 12]
+    rows = [{"image": "0.jpg", "question": "a?", "answer": answers} for answers in given]
+    data = records(tmp_path, rows, train=True)
+    assert [data.annotation(i)["answers"] for i in range(3)] == given
+    assert data[1]["weights"] == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_the_development_servers_pictures_are_those_of_the_test_split(tmp_path: Path) -> None:
-    files = server_files(tmp_path, subset="test-dev2015")
-    folder = tmp_path / "images"
-    (folder / "val2014").rename(folder / "test2015")
-    for path in (folder / "test2015").iterdir():
-        path.rename(path.with_name(path.name.replace("val2014", "test2015")))
-    cfg = {"annotations": {"val": files["questions"]}, "images": str(folder), "image_name": NAME}
-    assert build(CocoVQABuilder, "val", train=False, **cfg)[0] is not None
+def test_an_empty_answer_counts_in_scoring_and_is_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"image": "0.jpg", "question": "a?", "answer": ["x", "", "", "y"]}]
+    data = records(tmp_path, rows, train=True)
+    assert data.annotation(0)["answers"] == ["x", "", "", "y"]
+    assert data[0]["answers"] == ["x", "y"]
+    assert data[0]["weights"] == pytest.approx([0.5, 0.5])
+    assert list(data.captions()) == ["a?", "x", "y"]
+
+
+def test_nothing_but_empty_answers_is_no_answer(tmp_path: Path) -> None:
+    rows = [{"image": "0.jpg", "question": "a?", "answer": empty} for empty in ("", ["", " "])]
+    assert records(tmp_path, rows).annotation(1)["answers"] == []
+    with pytest.raises(DataError, match="cannot be trained on"):
+        records(tmp_path, rows, train=True)
+
+
+def test_unusual_texts_survive(tmp_path: Path) -> None:
+    texts = ["line\u2028separator", "emoji 🐈‍⬛", "עברית", "x" * 10_000, "lone \ud800"]
+    rows = [{"image": "0.jpg", "question": text, "answer": text} for text in texts]
+    data = records(tmp_path, rows)
+    assert [data.annotation(i)["question"] for i in range(len(texts))] == texts
+    assert [data.annotation(i)["answers"] for i in range(len(texts))] == [[t] for t in texts]
+
+
+def test_of_several_image_names_the_first_that_exists_is_taken(tmp_path: Path) -> None:
+    rows = [{"question": "a?", "image_id": k} for k in (1, "2")]
+    data = records(tmp_path, rows, image_name=["{image_id:03d}.jpg", "{image_id}.jpg"])
+    assert [Path(data.annotation(i)["image"]).name for i in range(2)] == ["1.jpg", "2.jpg"]
 
 
 def test_questions_about_missing_pictures_are_left_out_of_evaluation(tmp_path: Path) -> None:
     rows = [{"image": f"{k}.jpg", "question": f"{k}?", "answer": "x"} for k in (0, 5, 1, 5)]
     data = records(tmp_path, rows, max_bad_fraction=0.5)
     assert [data[i]["text_input"] for i in range(len(data))] == ["0?", "1?"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ({"data": []}, r"expected a list of records, or an object with `questions`.*saw a dict"),
-        ([], "holds no questions"),
-        ([3], "record 1: expected an object, saw 3"),
-        ([{"image": "0.jpg"}], "record 1: question: expected some text, saw None"),
-        ([{"image": "0.jpg", "qestion": "a?"}], "Did you mean 'qestion'"),
-        ([{"question": "a?", "image_id": 4}], "image: expected a file name, saw None.*image_name"),
-        ([{"image": "0.jpg", "question": "a?", "answer": [1]}], "answer: expected a text, saw 1"),
-        ([{"image": "0.jpg", "question": "a?", "answer": []}], "expected an answer or a list"),
-        (
-            [{"image": "0.jpg", "question": "a?", "question_id": 5}] * 2,
-            "record 2: question_id 5 was there before",
-        ),
-        (
-            [
-                {"image": "0.jpg", "question": "a?", "answer": "x"},
-                {"image": "1.jpg", "question": "b"},
-            ],
-            r"1 of 2 questions have no answers.*'rows:2'",
-        ),
-    ],
-)
-def test_what_is_wrong_with_records(tmp_path: Path, rows: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        records(tmp_path, rows)
-
-
-def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
-    files = server_files(tmp_path)
-    other = {"annotations": [{"question_id": 1, "answers": ten("x")}]}
-    path = str(write(tmp_path / "other.json", other))
-    with pytest.raises(DataError, match=r"3 of 3 questions have no answers in .*other.json"):
-        official(tmp_path, annotations={"val": [files["questions"], path]})
-    with pytest.raises(DataError, match=r"other.json: no questions in it"):
-        official(tmp_path, annotations={"val": path})
-
-
-def test_a_pattern_of_file_names_that_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"image_name: .*not 'number'"):
-        official(tmp_path, image_name="{number}.jpg")
-    rows = [{"question": "a?", "image_id": "x"}]
-    with pytest.raises(DataError, match=r"image_id 'x' does not fit image_name"):
-        records(tmp_path, rows, image_name="{image_id:03d}.jpg")
+    train = records(tmp_path, rows, max_bad_fraction=0.5, train=True)
+    assert [train[i] is None for i in range(4)] == [False, True, False, True]
 
 
 def test_missing_pictures_say_where_to_get_them(tmp_path: Path) -> None:
@@ -239,6 +272,13 @@ def test_missing_pictures_say_where_to_get_them(tmp_path: Path) -> None:
         official(tmp_path, images=str(tmp_path / "nowhere"))
 
 
-def test_an_unknown_column_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"columns.qestion: .*Did you mean 'question'"):
-        records(tmp_path, [], columns={"qestion": "q"})
+def test_a_pattern_of_file_names_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"image_name: .*not 'number'"):
+        official(tmp_path / "a", image_name="{number}.jpg")
+    with pytest.raises(ConfigError, match=r"mine.image_name: expected a file name.*saw 3"):
+        official(tmp_path / "b", image_name=3)
+    rows = [{"question": "a?", "image_id": "x"}]
+    with pytest.raises(DataError, match=r"image_id 'x' does not fit image_name"):
+        records(tmp_path, rows, image_name="{image_id:03d}.jpg")
+    with pytest.raises(DataError, match=r"image_id 'x': the annotations do not say which file"):
+        records(tmp_path, rows, image_name="{subset}/{image_id}.jpg")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,9 @@ from lavislite.metrics import java
 from lavislite.metrics.caption import CaptionScores, caption_scores, captions_by_id
 from lavislite.metrics.ptb import tokenize
 
-DATA = Path(__file__).parents[1] / "data" / "metrics"
-MALFORMED = json.loads((DATA / "malformed_captions.json").read_text(encoding="utf-8"))
+from .official_files import official
+
+MALFORMED = official("caption/malformed_cases.json")
 REFUSED = {
     "missing id, all images evaluated": "1 images have no caption",
     "missing id, restricted to result ids (demo line)": "1 images have no caption",
@@ -42,8 +41,15 @@ PREDICTIONS = {"a": "a dog runs", "b": "a cat"}
 
 @pytest.fixture(scope="module")
 def fakecap() -> dict[str, Any]:
-    with gzip.open(DATA / "fakecap.json.gz", "rt", encoding="utf-8") as file:
-        return json.load(file)
+    references: dict[str, list[str]] = {}
+    for row in official("caption/fakecap_refs_coco.json")["annotations"]:
+        references.setdefault(str(row["image_id"]), []).append(row["caption"])
+    return {
+        "references": references,
+        "predictions": captions_by_id(official("caption/captions_val2014_fakecap_results.json")),
+        "scores": official("expected_scores.json")["caption/fakecap"]["scores"],
+        "per_image": official("caption/fakecap_per_image.json")["per_image"],
+    }
 
 
 @pytest.fixture(scope="module")

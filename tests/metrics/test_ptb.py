@@ -3,8 +3,6 @@
 # ruff: noqa: RUF001  (typographic quotes are what is tested)
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import subprocess
 import time
@@ -15,12 +13,11 @@ import pytest
 from lavislite.metrics.java import find_java
 from lavislite.metrics.ptb import DROPPED, tokenize
 
-DATA = Path(__file__).parents[1] / "data" / "metrics"
+from .official_files import official
 
 
 def truth() -> list[dict[str, str]]:
-    with gzip.open(DATA / "ptb_tokenizer_truth.json.gz", "rt", encoding="utf-8") as file:
-        return json.load(file)["cases"]
+    return official("caption/ptb_tokenizer_truth.json")["cases"]
 
 
 def test_agrees_with_every_recorded_caption() -> None:

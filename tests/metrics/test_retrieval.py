@@ -61,15 +61,34 @@ def test_a_perfect_scorer_gets_100_and_a_constant_one_0() -> None:
     to_texts, to_image = gallery(15, 2)
     perfect = np.array([[float(to_image[t] == i) for t in range(30)] for i in range(15)])
     assert set(recalls(perfect, to_texts, to_image).values()) == {100.0}
-    assert set(recalls(np.zeros((15, 30)), to_texts, to_image).values()) == {0.0}
+    with pytest.warns(UserWarning, match="give a wrong item the very score") as said:
+        assert set(recalls(np.zeros((15, 30)), to_texts, to_image).values()) == {0.0}
+    first = [str(warning.message).partition(" give")[0] for warning in said]
+    assert first == ["15 of 15 queries", "30 of 30 queries"]
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 queries give a wrong item")
 def test_a_tie_counts_as_a_wrong_item_ahead() -> None:
     # Right item 1 ties with wrong item 2 and beats item 0: rank 1, whichever way one sorts.
     assert ranks([[0.1, 0.9, 0.9]], [[1]]).tolist() == [1]
     assert ranks([[0.9, 0.9, 0.1]], [[1]]).tolist() == [1]
     # A tie between two right items hurts nobody.
     assert ranks([[0.1, 0.9, 0.9]], [[1, 2]]).tolist() == [0]
+
+
+def test_ties_are_counted_and_said() -> None:
+    says = "1 of 2 queries give a wrong item the very score.*first: query 1"
+    with pytest.warns(UserWarning, match=says):
+        assert ranks([[0.9, 0.1], [0.8, 0.8]], [[0], [1]]).tolist() == [0, 1]
+    with pytest.warns(UserWarning, match=says):
+        found = candidate_ranks([[0, 1], [0, 1]], [[0.9, 0.1], [0.8, 0.8]], [[0], [1]])
+    assert found.tolist() == [0, 1]
+
+
+def test_without_ties_nothing_is_said(recwarn: pytest.WarningsRecorder) -> None:
+    i2t, t2i, _ = reference()
+    recalls(i2t, *gallery(20, 3), scores_t2i=t2i)
+    assert not recwarn.list
 
 
 def test_any_caption_of_the_image_is_a_hit() -> None:

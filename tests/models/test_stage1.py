@@ -38,6 +38,39 @@ def test_losses_of_the_original(tag: str) -> None:
     assert found == pytest.approx(stage1_json()["cases"][tag]["losses"], rel=1e-5)
 
 
+@pytest.mark.parametrize("objectives", [["itc"], ["itg"], ["itc", "itm"], ["itg", "itc"]])
+def test_some_of_the_objectives(objectives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are not computed, and those that are do not change."""
+    whole = losses_of(reference_model().train(), "eva_frozen")
+    model = reference_model(objectives=objectives).train()
+    parts = {"itc": "_contrast", "itm": "_matching", "itg": "_language"}
+    for name in parts.keys() - set(objectives):
+        monkeypatch.delattr(Blip2Qformer, parts[name])
+    found = losses_of(model, "eva_frozen")
+    kept = {"loss_lm" if name == "itg" else f"loss_{name}" for name in objectives}
+    assert found.keys() == {"loss", *kept}
+    for name in kept:
+        assert torch.equal(found[name], whole[name])
+    torch.testing.assert_close(found["loss"], torch.stack([found[name] for name in kept]).sum())
+    found["loss"].backward()
+    assert any(p.grad is None for p in model.parameters() if p.requires_grad)
+    assert model.leaves_parameters_unused  # which several processes have to be told
+    assert not reference_model().leaves_parameters_unused
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        (["itm", "itg"], r"'itm' needs 'itc', whose similarities choose .* Add itc"),
+        (["itc", "itgg"], r"'itgg' is unknown. Did you mean 'itg'.* Known: itc, itm, itg"),
+        ([], r"model.objectives: is empty; name some of itc, itm, itg"),
+    ],
+)
+def test_objectives_that_cannot_be(objectives: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(objectives=objectives).check()
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_gradient_norms_of_the_original(tag: str) -> None:
     model = reference_model(frozen=tag != "eva_unfrozen").train()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lavislite.runners.figures import overlay
+from lavislite.runners.example_figure import overlay
 from lavislite.runners.report import read_log, write_report
 
 RECALLS = {
@@ -105,7 +105,7 @@ def test_a_full_report_is_one_file_that_stands_alone(tmp_path: Path) -> None:
     assert "<td>61.0</td>" in html
     assert "53.33" in html
     assert "x &amp; y" in html
-    assert "<li class='true'><b>✓</b><i>2.50</i><span>a &lt;red&gt; room</span>" in html
+    assert "<li class='true'><b>✓</b><i>2.50</i><span dir='auto'>a &lt;red&gt; room</span>" in html
     assert "a red thing" in html
     for name in ("losses", "recalls", "metrics", "examples"):
         with Image.open(out / f"{name}.png") as picture:
@@ -182,3 +182,71 @@ def test_reports_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     write_report(tmp_path / "report", full_log(tmp_path / "log.jsonl"), {}, [], "run", "")
     assert dict(mpl.rcParams) == before
+
+
+def question(folder: Path, **changes: Any) -> dict[str, Any]:
+    row = {"id": "question 7", "question": "what <colour>?", "captions": [], "attention": None}
+    answer = {"generated": "blue", "truth": ["red (7)", "pink"], "verdict": "wrong", "score": "0 %"}
+    return example(folder) | row | answer | changes
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "mark"),
+    [("right", "right", "✓"), ("partly right", "partly", "~"), ("wrong", "wrong", "✗")],
+)
+def test_right_and_wrong_are_told_by_colour_mark_and_word(
+    tmp_path: Path, verdict: str, kind: str, mark: str
+) -> None:
+    rows = [question(tmp_path, verdict=verdict, score="30 %")]
+    html = write_report(tmp_path, tmp_path / "none", {}, rows, "t", "").read_text()
+    assert f"<strong class='{kind}'>{mark} {verdict}   30 %</strong>" in html
+    assert f"<li class='{kind}'><b>{mark}</b><i>says</i><span dir='auto'>blue</span></li>" in html
+    assert "<i>asked</i><span dir='auto'>what &lt;colour&gt;?</span>" in html
+    assert "<i>people</i><span dir='auto'>red (7), pink</span>" in html
+    assert html.count("<img alt='image'") == 1
+    assert f"Shown are 1 {verdict}: chosen to see both" in html
+
+
+def test_nobody_judges_where_there_are_no_answers(tmp_path: Path) -> None:
+    rows = [question(tmp_path, verdict=None, score=None, truth=[], generated="")]
+    html = write_report(tmp_path, tmp_path / "none", {}, rows, "t", "").read_text()
+    card = html.partition("<article")[2]
+    assert "<strong" not in card
+    assert "(nothing)" in card
+    assert "Shown are" not in html
+
+
+def test_the_page_of_examples_has_a_column_for_attention_only_if_there_is_any(
+    tmp_path: Path,
+) -> None:
+    def ink(rows: list[dict[str, Any]]) -> np.ndarray:
+        """Whether anything is drawn in each column of the picture."""
+        write_report(tmp_path, tmp_path / "none", {}, rows, "t", "")
+        pixels = np.asarray(Image.open(tmp_path / "examples.png").convert("RGB"))
+        return (pixels != 255).any(axis=(0, 2))
+
+    def widest_gap(columns: np.ndarray) -> int:
+        drawn = np.flatnonzero(columns)
+        return int(np.diff(drawn).max())
+
+    alone = ink([question(tmp_path)])
+    looked_at = ink([question(tmp_path, attention=np.eye(4))])
+    assert len(alone) < len(looked_at)
+    assert widest_gap(alone) < 80
+    assert widest_gap(looked_at) < 80
+
+
+def test_accuracies_by_type_are_tables_with_the_best_first(tmp_path: Path) -> None:
+    types = {
+        "d/val": {
+            "overall": 50.0,
+            "perQuestionType": {"is it": 40.0, "what <color>": 75.0},
+            "perAnswerType": {},
+            "official": {"accuracy": 3.0, "binary": None},
+        }
+    }
+    html = write_report(tmp_path, tmp_path / "x", {}, [], "t", "", types=types).read_text()
+    table = html.partition("<summary>d/val by question type</summary>")[2].partition("</table>")[0]
+    assert re.findall(r"<td>([^<]*)</td>", table) == ["what &lt;color&gt;", "75.0", "is it", "40.0"]
+    assert "answer type" not in html
+    assert "official" not in html

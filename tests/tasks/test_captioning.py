@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,9 @@ from lavislite.metrics.caption import CaptionScores
 from lavislite.tasks.captioner import Captioner, generation_arguments, server_file
 from lavislite.tasks.captioning import CaptioningConfig, CaptioningTask
 from lavislite.tasks.pretrain import ImageTextPretrainTask, PretrainConfig
+from lavislite.tasks.prompts import CaptionPrompt
 
+from .caption_parts import Captions, Pictures, Writer
 from .fakes import run_processes
 
 
@@ -44,47 +45,6 @@ def _metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(our_logging, "_warned", set())
 
 
-class Pictures(torch.utils.data.Dataset):
-    name, split, evaluation = "fake", "val", "caption"
-
-    def __init__(self, ids: list[str], references: list[list[str]], broken: Any = ()) -> None:
-        self.image_ids, self._references, self.broken = ids, references, broken
-        self.image_paths = [Path(f"images/{k}.jpg") for k in range(len(ids))]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, i: int) -> dict[str, Any] | None:
-        return None if i in self.broken else {"image": torch.full((3, 2, 2), i), "index": i}
-
-    def collate(self, samples: list[Any]) -> dict[str, Any]:
-        good = [s for s in samples if s is not None]
-        return torch.utils.data.default_collate(good) if good else {}
-
-    def record_id(self, i: int) -> str:
-        return f"picture {self.image_ids[i]}"
-
-    def references(self, i: int) -> list[str]:
-        return self._references[i]
-
-
-class Captions:
-    """Seven pictures; those of the model's captions are true whose number is below `true`."""
-
-    name, split, evaluation = "fake", "val", "loss"
-
-    def __init__(self, ids: list[str] | None = None, true: int = 4, **options: Any) -> None:
-        ids = ids or [f"id{k}" for k in range(7)]
-        truth = [[f"a {k}", f"{k}!"] if k < true else ["else"] for k in range(len(ids))]
-        self._pictures = Pictures(ids, truth, **options)
-
-    def __len__(self) -> int:
-        return 2 * len(self._pictures)
-
-    def pictures(self) -> Pictures:
-        return self._pictures
-
-
 class NoCaps(Captions):
     domains = {f"id{k}": ("in-domain" if k < 5 else "near-domain") for k in range(7)}
 
@@ -92,21 +52,6 @@ class NoCaps(Captions):
 class Knowing(Captions):
     def score_captions(self, captions: dict[str, str]) -> dict[str, float]:
         return {"true_objects": sum(text != "a 0" for text in captions.values()) / len(captions)}
-
-
-class Writer(nn.Module):
-    """Says the number in the picture's pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[dict[str, Any]] = []
-
-    def generate(self, samples: dict[str, Any], **options: Any) -> list[str]:
-        self.calls.append({"samples": set(samples), **options})
-        return [f"a {int(image[0, 0, 0])}" for image in samples["image"]]
-
-    def forward(self, samples: dict[str, Any]) -> dict[str, Any]:
-        return {"loss": torch.tensor(0.0), "samples": samples}
 
 
 def task(**options: Any) -> CaptioningTask:
@@ -249,17 +194,17 @@ def test_lengths_under_the_names_that_a_model_knows() -> None:
         """Counts as LAVIS did when these are given."""
 
     options = GenerationOptions(max_new_tokens=20, min_new_tokens=4)
-    given = generation_arguments(qformer, options, None)
+    given = generation_arguments(qformer, options, CaptionPrompt())
     assert given == {"num_beams": 5, "max_length": 21, "min_length": 5}
     options.lavis_lengths = True
-    given = generation_arguments(lavis, options, None)
+    given = generation_arguments(lavis, options, CaptionPrompt())
     assert (given["max_length"], given["min_length"]) == (20, 4)
     assert "max_new_tokens" not in given
     with pytest.raises(ConfigError, match="run.prompt: this model's `generate` has no such option"):
-        generation_arguments(qformer, options, "a photo of")
+        generation_arguments(qformer, options, CaptionPrompt("a photo of"))
     options.top_p = 0.5
     with pytest.raises(ConfigError, match="run.generation.top_p"):
-        generation_arguments(qformer, options, None)
+        generation_arguments(qformer, options, CaptionPrompt())
 
 
 def test_training_uses_the_prompt_too() -> None:
@@ -302,10 +247,13 @@ def test_examples_show_what_was_said_and_its_score() -> None:
     assert [row["id"] for row in before] == ["id0", "id3"]
     tried.evaluate(Writer(), data, EvalContext())
     shown = tried.examples(Writer(), data, EvalContext(), n=2)
-    assert [row["id"] for row in shown] == ["id0  (CIDEr 1.00)", "id3  (CIDEr 1.00)"]
-    assert shown[1]["generated"] == "a 3"
-    assert shown[1]["truth"] == ["a 3", "3!"]
-    assert shown[1]["image"] == "images/3.jpg"
+    # One of the better half and one of the rest.
+    assert [(row["id"], row["score"]) for row in shown] == [
+        ("id0", "CIDEr 1.00"), ("id4", "CIDEr 0.00")
+    ]  # fmt: skip
+    assert [row["generated"] for row in shown] == ["a 0", "a 4"]
+    assert [row["truth"] for row in shown] == [["a 0", "0!"], ["else"]]
+    assert shown[1]["image"] == "images/4.jpg"
 
 
 def test_the_table_has_a_line_per_domain() -> None:
@@ -354,7 +302,7 @@ def test_pretraining_scores_captions_in_the_same_way() -> None:
     table = pretraining.summary({**metrics, "b/val/loss": 1.0, "b/val/loss_itg": 1.0})
     assert len({len(row) for row in table}) == 1
     assert [row[0] for row in table] == ["a/val", "all", "in", "near", "b/val", "held-out loss"]
-    assert pretraining.examples(Writer(), data, EvalContext(), 1)[0]["id"] == "id0  (CIDEr 1.00)"
+    assert pretraining.examples(Writer(), data, EvalContext(), 1)[0]["score"] == "CIDEr 1.00"
 
 
 def test_the_flat_keys_of_lavis_are_generation_options() -> None:

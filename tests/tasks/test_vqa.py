@@ -3,91 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
+from lavislite.common import logging as our_logging
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.common.evaluation import EvalContext, EvalResult
-from lavislite.tasks.vqa import OtherImages, VQAConfig, VQATask
+from lavislite.tasks.baselines import OtherImages
+from lavislite.tasks.vqa import VQATask
+from lavislite.tasks.vqa_config import VQAConfig
 
 from .fakes import run_processes
-
-COLOURS = ["red", "green", "blue"]
-BASELINES = ["majority", "blind", "other_image", "caption"]
-
-
-class Questions(torch.utils.data.Dataset):
-    """Two questions about each picture k: what colour it has (k mod 3), and whether it is odd."""
-
-    name, split, evaluation = "questions", "val", "vqa"
-    answer_list = ["yes", "no", *COLOURS]
-
-    def __init__(self, pictures: int = 6, *, answered: bool = True) -> None:
-        self.pictures, self.answered = pictures, answered
-
-    def __len__(self) -> int:
-        return 2 * self.pictures
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        question = self.annotation(i)["question"]
-        return {"image": torch.full((3, 2, 2), i // 2.0), "text_input": question, "index": i}
-
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "image": torch.stack([s["image"] for s in samples]).floor(),
-            "text_input": [s["text_input"] for s in samples],
-            "index": torch.tensor([s["index"] for s in samples]),
-        }
-
-    def record_id(self, i: int) -> str:
-        return f"questions/val question {i}"
-
-    def annotation(self, i: int) -> dict[str, Any]:
-        picture, kind = i // 2, i % 2
-        answer = ["no", "yes"][picture % 2] if kind else COLOURS[picture % 3]
-        return {
-            "question_id": 100 + i,
-            "image_id": str(picture),
-            "image": f"{picture}.jpg",
-            "question": "odd?" if kind else "colour?",
-            "answers": [answer] * 7 + ["what"] * 3 if self.answered else [],
-            "question_type": "is it" if kind else "what",
-            "answer_type": "yes/no" if kind else "other",
-        }
-
-    def true_caption(self, i: int) -> str:
-        return f"a {COLOURS[i // 2 % 3]} thing."
-
-
-class Answerer(nn.Module):
-    """Sees the picture's number in its pixels; without one, reads the caption or says red or no."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[list[str], bool, dict[str, Any]]] = []
-
-    def predict_answers(self, samples: dict[str, Any], **options: Any) -> list[str]:
-        texts = samples["text_input"]
-        self.asked.append((texts, "image" in samples, options))
-        if "image" not in samples:
-            return [
-                "no"
-                if "odd?" in text
-                else next((c for c in COLOURS if c in text.split("Question")[0]), "red")
-                for text in texts
-            ]
-        numbers = samples["image"][:, 0, 0, 0].long().tolist()
-        return [
-            ["no", "yes"][n % 2] if "odd?" in text else COLOURS[n % 3]
-            for n, text in zip(numbers, texts, strict=True)
-        ]
-
-    def forward(self, samples: dict[str, Any]) -> dict[str, Any]:
-        return {"loss": torch.tensor(0.0), "seen": samples["text_input"]}
+from .question_parts import BASELINES, Answerer, Questions
 
 
 def task(**options: Any) -> VQATask:
@@ -133,10 +64,21 @@ def test_the_question_is_put_in_the_prompt_once() -> None:
     assert others[0][0][0] == "a red thing. Question: colour? Short answer:"
     assert others[1][0][0] == texts[0]
     samples = {"text_input": ["odd?"], "text_output": ["no"]}
-    assert task().train_step(model, samples)["seen"] == ["Question: odd? Short answer:"]
-    assert task(prompt="").train_step(model, samples)["seen"] == ["odd?"]
-    assert task().train_step(model, {"text_input": ["a cat"]})["seen"] == ["a cat"]
-    assert samples["text_input"] == ["odd?"]
+    trained = task().train_step(model, samples)["seen"]
+    assert trained["text_input"] == ["Question: odd? Short answer:"]
+    assert trained["text_output"] == ["no"]
+    assert task(prompt="").train_step(model, samples)["seen"]["text_input"] == ["odd?"]
+    assert task().train_step(model, {"text_input": ["a cat"]})["seen"] == {"text_input": ["a cat"]}
+    assert samples == {"text_input": ["odd?"], "text_output": ["no"]}
+
+
+def test_the_model_gets_the_bare_question_too_in_training_and_evaluation() -> None:
+    model = Answerer()
+    evaluate(model=model, baselines=BASELINES)
+    assert len(model.bare) == len(model.asked) == 4 * 3
+    assert all(bare == ["colour?", "odd?"] * 2 for bare in model.bare)
+    samples = {"text_input": ["odd?"], "text_output": ["no"]}
+    assert task().train_step(model, samples)["seen"]["question"] == ["odd?"]
 
 
 def test_metrics_depend_neither_on_batches_nor_on_processes() -> None:
@@ -252,12 +194,110 @@ def test_the_table_shows_them_side_by_side() -> None:
 
 def test_examples_show_picture_question_answer_and_truth() -> None:
     shown = task().examples(Answerer(), Questions(), EvalContext(), n=3)
-    assert [row["id"] for row in shown] == ["100: colour?", "104: colour?", "108: colour?"]
+    assert [row["id"] for row in shown] == ["question 100", "question 104", "question 108"]
+    assert [row["question"] for row in shown] == ["colour?"] * 3
     assert [row["generated"] for row in shown] == ["red", "blue", "green"]
-    assert [row["truth"] for row in shown] == [["red"], ["blue"], ["green"]]
+    assert shown[0]["truth"] == ["red (7)", "what (3)"]
+    assert [(row["verdict"], row["score"]) for row in shown] == [("right", "100 %")] * 3
     assert shown[1]["image"] == "2.jpg"
+    unknown = task().examples(Answerer(), Questions(answered=False), EvalContext(), n=1)[0]
+    assert (unknown["truth"], unknown["verdict"], unknown["score"]) == ([], None, None)
+
+
+def test_examples_after_an_evaluation_are_right_and_wrong_ones() -> None:
+    class Half(Answerer):
+        """Wrong about pictures 8 and 9 only."""
+
+        def predict_answers(self, samples: dict[str, Any], **options: Any) -> list[str]:
+            numbers = samples["image"][:, 0, 0, 0].long().tolist()
+            right = super().predict_answers(samples, **options)
+            slips = {8: "purple", 9: "nobody"}
+            return [slips.get(n, answer) for n, answer in zip(numbers, right, strict=True)]
+
+    tried, data, model = task(), Questions(40), Half()
+    before = tried.examples(model, data, EvalContext(), n=6)
+    assert {row["verdict"] for row in before} == {"right"}
+    tried.evaluate(model, data, EvalContext())
+    shown = tried.examples(model, data, EvalContext(), n=6)
+    assert sorted(row["verdict"] for row in shown) == ["right"] * 3 + ["wrong"] * 3
+    assert [row["image"] for row in shown] == sorted(
+        (row["image"] for row in shown), key=lambda name: int(name[:-4])
+    )
+    other = Questions(40)
+    other.split = "test"
+    assert {row["verdict"] for row in tried.examples(model, other, EvalContext(), n=6)} == {"right"}
 
 
 def test_the_monitor_is_the_accuracy() -> None:
     assert task().monitor_for(["vqa"]) == "acc"
     assert task().higher_is_better("q/val/acc")
+
+
+class Few(Questions):
+    """Each question has the first `n` of the answers it had."""
+
+    n = 1
+
+    def annotation(self, i: int) -> dict[str, Any]:
+        found = super().annotation(i)
+        return {**found, "answers": found["answers"][: self.n]}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_a_right_answer_gets_a_hundred_whatever_the_number_of_annotators(
+    n: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(our_logging, "_warned", set())
+    data = Few()
+    data.n = n
+    with caplog.at_level(logging.INFO):
+        assert evaluate(data).metrics["acc"] == pytest.approx(100.0)
+        evaluate(data)
+    said = [r.getMessage() for r in caplog.records if "not ten" in r.getMessage()]
+    assert len(said) == 1
+    assert f"questions/val: 12 of 12 questions have {n} answers, not ten" in said[0]
+
+
+def test_ten_answers_need_no_explanation(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(our_logging, "_warned", set())
+    with caplog.at_level(logging.INFO):
+        evaluate()
+    assert "not ten" not in caplog.text
+
+
+def test_empty_answers_are_answers() -> None:
+    class Silent(Answerer):
+        def predict_answers(self, samples: dict[str, Any], **_: Any) -> list[str]:
+            return [""] * len(samples["text_input"])
+
+    result = evaluate(model=Silent())
+    assert result.metrics["acc"] == 0.0
+    assert result.files["answers"][0] == {"question_id": 100, "answer": ""}
+
+    class Empty(Questions):
+        def annotation(self, i: int) -> dict[str, Any]:
+            return {**super().annotation(i), "answers": [""]}
+
+    assert evaluate(Empty(), Silent()).metrics["acc"] == 100.0
+    assert task().examples(Silent(), Empty(), EvalContext(), 1)[0]["verdict"] == "right"
+
+
+@pytest.mark.parametrize("kind", ["vqa", "gqa", "ok_vqa", "aok_vqa"])
+def test_any_question_can_be_scored_by_vqa_accuracy_and_nothing_else(kind: str) -> None:
+    data = Questions()
+    data.evaluation = kind
+    assert evaluate(data).metrics["acc"] == 100.0
+    data.evaluation = "caption"
+    with pytest.raises(ConfigError, match=r"'vqa' cannot evaluate .* scored by 'caption'. It can"):
+        evaluate(data)
+
+
+def test_an_answer_that_is_no_text_is_named() -> None:
+    class Odd(Questions):
+        def annotation(self, i: int) -> dict[str, Any]:
+            return {**super().annotation(i), "answers": [{"answer": 7}] if i == 3 else ["x"]}
+
+    with pytest.raises(DataError, match=r"questions/val question 3: answers\[0\]: expected a text"):
+        evaluate(Odd())

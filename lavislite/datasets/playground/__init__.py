@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lavislite.common.catalog import datasets
+from lavislite.common.errors import ConfigError
+from lavislite.common.registry import did_you_mean
 from lavislite.datasets.base import DatasetBuilder, DatasetConfig
 from lavislite.datasets.caption import CaptionDataset, ImageCaptionBuilder, ImageCaptionConfig
 from lavislite.datasets.image_text import ImageTextRetrievalBuilder
@@ -30,6 +32,8 @@ class PlaygroundConfig(DatasetConfig):
     num_train: int = WorldSpec.num_train
     num_val: int = WorldSpec.num_val
     num_test: int = WorldSpec.num_test
+    num_nocaps: int = WorldSpec.num_nocaps
+    num_flickr30k: int = WorldSpec.num_flickr30k
     image_size: int = WorldSpec.image_size
 
     @property
@@ -39,14 +43,20 @@ class PlaygroundConfig(DatasetConfig):
 
 @dataclass
 class PlaygroundCaptionConfig(PlaygroundConfig, ImageCaptionConfig):
-    """Options of `playground_caption`."""
+    """Options of `playground_caption`.
+
+    `held_out`: "keep" all captions, or "drop" those of pictures that show one of the pairs of
+    colour and shape that are new in `playground_nocaps`.
+    """
+
+    held_out: str = "keep"
 
 
 @dataclass
 class PlaygroundVQAConfig(PlaygroundConfig, ImageVQAConfig):
     """Options of `playground_vqa`."""
 
-    image_name: str | None = "{subset}/playground_{subset}_{image_id:012d}.jpg"
+    image_name: Any = "{subset}/playground_{subset}_{image_id:012d}.jpg"
 
 
 class InWorld:
@@ -56,20 +66,27 @@ class InWorld:
 
     def __init__(self, cfg: Any, *, name: str) -> None:
         self.world: WorldSpec = cfg.world
-        folder = self.world.folder
-        files = {s: [str(self.file(kind, s)) for kind in self.kinds] for s in SPLITS}
-        images = cfg.images or str(folder / "images")
+        files = {split: [str(path) for path in found] for split, found in self.held(cfg).items()}
+        pictures = cfg.images or self.picture_folder()
         super().__init__(  # type: ignore[call-arg]
-            replace(cfg, annotations={**files, **cfg.annotations}, images=images), name=name
+            replace(cfg, annotations={**files, **cfg.annotations}, images=pictures), name=name
         )
 
-    def file(self, kind: str, split: str) -> Path:
-        """The file of that kind: karpathy, scenes, questions or answers."""
-        return self.world.folder / "annotations" / f"{kind}_{split}.json"
+    def held(self, cfg: Any) -> dict[str, list[Path]]:  # noqa: ARG002
+        """The files of each split."""
+        return {s: [self.file(f"{kind}_{s}.json") for kind in self.kinds] for s in SPLITS}
+
+    def picture_folder(self) -> Any:
+        """The folder that file names are relative to, or one for each split."""
+        return str(self.world.folder / "images")
+
+    def file(self, name: str) -> Path:
+        """An annotation file of the world."""
+        return self.world.folder / "annotations" / name
 
     def graphs(self, split: str) -> list[dict[str, Any]]:
         """The scene graphs of `split`."""
-        return read_graphs(self.file("scenes", split))
+        return read_graphs(self.file(f"scenes_{split}.json"))
 
     def prepare(self) -> None:
         ensure_world(self.world)
@@ -81,13 +98,28 @@ class PlaygroundCaptionBuilder(InWorld, ImageCaptionBuilder):
 
     Config: ClassVar[type[DatasetConfig]] = PlaygroundCaptionConfig
 
+    def held(self, cfg: PlaygroundCaptionConfig) -> dict[str, list[Path]]:
+        if cfg.held_out not in _CAPTIONS:
+            near = did_you_mean(cfg.held_out, _CAPTIONS)
+            raise ConfigError(
+                f"held_out: '{cfg.held_out}' is unknown.{near} Known: {', '.join(_CAPTIONS)}."
+            )
+        return {s: [self.file(f"{_CAPTIONS[cfg.held_out]}_{s}.json")] for s in SPLITS}
+
     def build(self, split: str, *, train: bool) -> CaptionDataset:
         """The captions of `split`; those that a model writes are compared with the scenes too."""
         dataset = super().build(split, train=train)
         if split in SPLITS and not train:
-            graphs = {graph["file_name"]: graph for graph in self.graphs(split)}
-            dataset.score_captions = partial(score_captions, graphs=graphs)  # type: ignore[attr-defined]
+            check_against(dataset, {g["file_name"]: g for g in self.graphs(split)})
         return dataset
+
+
+_CAPTIONS = {"keep": "karpathy", "drop": "familiar"}
+
+
+def check_against(dataset: CaptionDataset, graphs: dict[str, Any]) -> None:
+    """Let the captions that a model writes be compared with the scenes, by the pictures' ids."""
+    dataset.score_captions = partial(score_captions, graphs=graphs)  # type: ignore[attr-defined]
 
 
 @datasets.register("playground_retrieval")
@@ -108,10 +140,14 @@ class PlaygroundVQABuilder(InWorld, ImageVQABuilder):
         """The questions of `split`, which know a full description of each picture."""
         dataset = super().build(split, train=train)
         if split in SPLITS and not train:
-            folder = Path(self.cfg.images)
-            said = {str(folder / g["file_name"]): g["description"] for g in self.graphs(split)}
-            dataset.true_caption = partial(_told, dataset, said)  # type: ignore[attr-defined]
+            describe(dataset, self.world.folder / "images", self.graphs(split))
         return dataset
+
+
+def describe(dataset: VQADataset, folder: Path, graphs: list[dict[str, Any]]) -> None:
+    """Let `dataset` know a full description of each picture in `folder`."""
+    said = {str(folder / graph["file_name"]): graph["description"] for graph in graphs}
+    dataset.true_caption = partial(_told, dataset, said)  # type: ignore[attr-defined]
 
 
 def _told(dataset: VQADataset, said: dict[str, str], index: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,19 +26,44 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "black": (15, 15, 20),
     "white": (250, 250, 250),
 }
-NOISE = 5.0
 STRIPE_PERIOD = 0.07  # of the image side
 
 
-def render(scene: Scene, image_size: int) -> Image:
+@dataclass(frozen=True)
+class Look:
+    """What is behind the objects, and how noisy the picture is; brightness from 0 to 255.
+
+    Attributes:
+        grey: the darkest and the lightest background, and `tint` how far its colours differ.
+        slope: how much brighter one side may be than the other.
+        lines, specks: at least so many, and fewer than that; `line`, `speck`: how much they stand
+            out.
+        noise: standard deviation.
+    """
+
+    grey: tuple[float, float] = (105, 175)
+    tint: float = 12
+    slope: float = 25
+    lines: tuple[int, int] = (2, 5)
+    line: float = 30
+    specks: tuple[int, int] = (8, 24)
+    speck: float = 35
+    noise: float = 5.0
+
+
+PLAIN = Look()
+BUSY = Look((90, 190), 25, 50, (5, 10), 45, (40, 90), 60, 11.0)  # the pictures of another source
+
+
+def render(scene: Scene, image_size: int, look: Look = PLAIN) -> Image:
     """The scene as [image_size, image_size, 3] bytes; the same scene gives the same bytes."""
     noise = np.random.Generator(np.random.PCG64(_stream(scene.seed)))
-    canvas = _background(noise, image_size)
+    canvas = _background(noise, image_size, look)
     for thing in scene.objects:
         rows, columns, alpha = _mask(thing.shape, thing.x, thing.y, thing.radius, image_size)
         patch = canvas[rows, columns]
         patch += alpha * (_paint(thing, image_size, rows, columns) - patch)
-    canvas += noise.standard_normal(canvas.shape, dtype=np.float32) * NOISE
+    canvas += noise.standard_normal(canvas.shape, dtype=np.float32) * look.noise
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
@@ -45,19 +71,21 @@ def _stream(seed: str) -> int:
     return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "big")
 
 
-def _background(noise: np.random.Generator, size: int) -> Array:
+def _background(noise: np.random.Generator, size: int, look: Look) -> Array:
     """A muted gradient with a few faint lines and specks: [size, size, 3]."""
     x, y = _pixels(size)
-    grey = noise.uniform(105, 175) + noise.uniform(-12, 12, 3)
-    angle, slope = noise.uniform(0, 2 * math.pi), noise.uniform(0, 25)
+    grey = noise.uniform(*look.grey) + noise.uniform(-look.tint, look.tint, 3)
+    angle, slope = noise.uniform(0, 2 * math.pi), noise.uniform(0, look.slope)
     shade = slope * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5))
     canvas = (grey + shade[..., None]).astype(np.float32)
-    for _ in range(noise.integers(2, 5)):
+    for _ in range(noise.integers(*look.lines)):
         angle, offset = noise.uniform(0, math.pi), noise.uniform(-0.5, 0.5)
         gap = np.abs(math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5) - offset)
-        canvas += (np.clip(1.0 - gap * size, 0, 1) * noise.uniform(-30, 30))[..., None]
-    specks = noise.integers(0, size, (2, noise.integers(8, 24)))
-    canvas[specks[1], specks[0]] += noise.uniform(-35, 35, (specks.shape[1], 3))
+        canvas += (np.clip(1.0 - gap * size, 0, 1) * noise.uniform(-look.line, look.line))[
+            ..., None
+        ]
+    specks = noise.integers(0, size, (2, noise.integers(*look.specks)))
+    canvas[specks[1], specks[0]] += noise.uniform(-look.speck, look.speck, (specks.shape[1], 3))
     return canvas
 
 

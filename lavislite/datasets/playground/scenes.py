@@ -99,16 +99,19 @@ def split_of(signature: str) -> str:
 
 
 def sample_scene(
-    seed: str, image_id: int, accept: Callable[[Scene], bool] = lambda _: True
+    seed: str,
+    image_id: int,
+    accept: Callable[[Scene], bool] = lambda _: True,
+    count: int | None = None,
 ) -> Scene:
-    """The first scene of the stream `seed` that `accept` takes.
+    """The first scene of the stream `seed` that `accept` takes; `count` objects if that is given.
 
     Raises:
         RuntimeError: nothing was accepted in 10,000 draws.
     """
     stream = random.Random(seed)
     for _ in range(10_000):
-        scene = Scene(image_id, seed, _sample_objects(stream))
+        scene = Scene(image_id, seed, _sample_objects(stream, count))
         if accept(scene):
             return scene
     raise RuntimeError(f"no scene of the stream '{seed}' was accepted in 10,000 draws.")
@@ -185,8 +188,9 @@ def relations(objects: Sequence[SceneObject]) -> list[tuple[int, int, str]]:
     return found
 
 
-def _sample_objects(stream: random.Random) -> tuple[SceneObject, ...]:
-    count = stream.choices((1, 2, 3, 4), COUNT_WEIGHTS)[0]
+def _sample_objects(stream: random.Random, count: int | None) -> tuple[SceneObject, ...]:
+    if count is None:
+        count = stream.choices((1, 2, 3, 4), COUNT_WEIGHTS)[0]
     positions = stream.sample(POSITIONS, count)
     return tuple(_sample_object(stream, position) for position in positions)
 

@@ -10,7 +10,7 @@ from lavislite.common.catalog import datasets
 from lavislite.common.errors import ConfigError
 from lavislite.common.registry import did_you_mean
 from lavislite.datasets.base import Dataset, DatasetBuilder, DatasetConfig, Sample
-from lavislite.datasets.playground.documents import Document, document
+from lavislite.datasets.playground.documents import Document, Share, document, facts
 from lavislite.datasets.playground.scenes import SPLITS, sample_split
 
 OTHER_WORLD = 101  # added to the seed: not the scenes of the pictures
@@ -18,13 +18,22 @@ OTHER_WORLD = 101  # added to the seed: not the scenes of the pictures
 
 @dataclass
 class PlaygroundTextConfig(DatasetConfig):
-    """How many documents; `annotations` and `images` have no meaning here."""
+    """How many documents; `annotations` and `images` have no meaning here.
+
+    Attributes:
+        questions_per_document: of VQA's sort; `structured_per_document`, `facts_per_document`: of
+            GQA's and OK-VQA's.
+        fact_documents: documents that tell facts, beside each training document about a scene.
+    """
 
     seed: int = 0
     num_train: int = 16_000
     num_val: int = 200
     num_test: int = 300
-    questions_per_document: int = 6
+    questions_per_document: int = 5
+    structured_per_document: int = 2
+    facts_per_document: int = 1
+    fact_documents: float = 1 / 16
 
 
 class TextDataset(Dataset):
@@ -92,5 +101,12 @@ class PlaygroundTextBuilder(DatasetBuilder):
             )
         count = getattr(self.cfg, f"num_{split}")
         scenes = sample_split(split, count, self.cfg.seed + OTHER_WORLD)
-        documents = [document(scene, self.cfg.questions_per_document) for scene in scenes]
+        cfg = self.cfg
+        share = Share(
+            cfg.questions_per_document, cfg.structured_per_document, cfg.facts_per_document
+        )
+        documents = [document(scene, share) for scene in scenes]
+        if split == "train":  # facts are the same everywhere: nothing to ask about them elsewhere
+            extra = round(count * cfg.fact_documents)
+            documents += [facts(f"playground/{cfg.seed}/facts/{k}", 8) for k in range(extra)]
         return TextDataset(self.name, split, documents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lavislite.common.errors import ConfigError
+from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.blip2.bridge import Blip2Bridge, BridgeConfig, build_tower
 from lavislite.models.blip2.text import TextPacker, build_tokenizer, tokenizer_identity
 from lavislite.models.blip2.weights import run_tokenizer
 
+OBJECTIVES = ("itc", "itm", "itg")
 TEMPERATURE_RANGE = (0.001, 0.5)  # of the contrast; it is learnt within
 
 
@@ -26,6 +28,7 @@ class Blip2Config(BridgeConfig):
     tokenizer: "auto", "bert-base-uncased", "from_data", or a folder with vocab.txt.
     max_txt_len: tokens per caption in training, with ``[CLS]`` and ``[SEP]``.
     negative_sharpness: below 1, hard negatives are drawn less from the very hardest.
+    objectives: of "itc" (contrast), "itm" (matching) and "itg" (captions), those that are trained.
     """
 
     embed_dim: int = 256
@@ -33,6 +36,7 @@ class Blip2Config(BridgeConfig):
     label_smoothing: float = 0.1
     temperature: float = 0.07
     negative_sharpness: float = 1.0
+    objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES))
 
     def check(self) -> None:
         """Raise ConfigError naming the first value that cannot be."""
@@ -45,10 +49,26 @@ class Blip2Config(BridgeConfig):
             "negative_sharpness": (0, None),
         }
         check_bounds("model", self, bounds)
+        self._check_objectives()
         if self.max_txt_len > self.qformer.max_positions:
             raise ConfigError(
                 f"model.max_txt_len: {self.max_txt_len} tokens do not fit into "
                 f"model.qformer.max_positions {self.qformer.max_positions}."
+            )
+
+    def _check_objectives(self) -> None:
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                near = did_you_mean(name, OBJECTIVES)
+                raise ConfigError(
+                    f"model.objectives: '{name}' is unknown.{near} Known: {', '.join(OBJECTIVES)}"
+                )
+        if not self.objectives:
+            raise ConfigError(f"model.objectives: is empty; name some of {', '.join(OBJECTIVES)}")
+        if "itm" in self.objectives and "itc" not in self.objectives:
+            raise ConfigError(
+                "model.objectives: 'itm' needs 'itc', whose similarities choose the pairs that do "
+                "not match. Add itc."
             )
 
 
@@ -90,8 +110,8 @@ class Blip2Base(Blip2Bridge):
         vision = parts["vision"] if parts.get("vision") is not None else build_tower(cfg)
         tokenizer = parts.get("tokenizer")
         if tokenizer is None:
-            spec = run_tokenizer(cfg.pretrained) if cfg.tokenizer == "auto" else None
-            tokenizer = build_tokenizer(spec or cfg.tokenizer, parts.get("captions"))
+            kept = run_tokenizer(cfg.pretrained) if cfg.tokenizer == "auto" else None
+            tokenizer = build_tokenizer(kept or cfg.tokenizer, parts.get("captions"))
         model = cls(cfg, vision=vision, tokenizer=tokenizer)
         model.initialise()
         return model

@@ -48,7 +48,7 @@ def initialise_qformer(qformer: QFormer, spec: str) -> None:
 def _is_bert_sized(qformer: QFormer) -> bool:
     cfg = qformer.cfg
     sizes = (cfg.hidden_size, cfg.num_layers, cfg.intermediate_size or 4 * cfg.hidden_size)
-    if qformer.reads_text and qformer.bert.embeddings.word_embeddings.num_embeddings != 30_523:
+    if qformer.text_layers and qformer.bert.embeddings.word_embeddings.num_embeddings != 30_523:
         return False
     return sizes == (768, 12, 3072)
 

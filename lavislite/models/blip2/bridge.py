@@ -17,7 +17,7 @@ from lavislite.models.base import BaseModel, backbone_layer_ids
 from lavislite.models.blip2.bert import initialise_qformer
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
 from lavislite.models.blip2.qformer import QFormer
-from lavislite.models.blip2.weights import holds_tower, load_pretrained, look_at
+from lavislite.models.blip2.weights import holds_tower, load_pretrained, look_at, sources
 from lavislite.models.vision.base import VisionConfig, build_vision, vision_fingerprint
 
 
@@ -26,7 +26,8 @@ class BridgeConfig:
     """Options of every BLIP-2 model; the defaults are the published ones.
 
     max_txt_len: tokens per text in training, with the special ones.
-    pretrained: a run folder, checkpoint folder, file or URL to start from.
+    pretrained: a run folder, checkpoint folder, file or URL to start from, or a list of them: each
+        in turn replaces what it holds.
     """
 
     arch: str = "blip2"
@@ -36,11 +37,12 @@ class BridgeConfig:
     num_query_tokens: int = 32
     max_txt_len: int = 32
     ln_vision_eps: float = 1e-5
-    pretrained: str | None = None
+    pretrained: Any = None  # str | list[str] | None, which OmegaConf cannot say
 
     def check(self) -> None:
         """Raise ConfigError naming the first value that cannot be."""
         check_bounds("model", self, {"num_query_tokens": (1, None)})
+        sources(self.pretrained)
         self.vision.check()
         self.qformer.check()
 
@@ -53,10 +55,17 @@ class Blip2Bridge(BaseModel):
     Args:
         vision: maps [B, 3, H, W] to [B, T, num_features]; frozen when none of its parameters wants
             a gradient.
-        vocab_size: see `QFormer`.
+        vocab_size, queries_only: see `QFormer`.
     """
 
-    def __init__(self, cfg: BridgeConfig, *, vision: nn.Module, vocab_size: int | None) -> None:
+    def __init__(
+        self,
+        cfg: BridgeConfig,
+        *,
+        vision: nn.Module,
+        vocab_size: int | None,
+        queries_only: bool = False,
+    ) -> None:
         super().__init__()
         cfg.check()
         self.cfg: Any = cfg
@@ -67,7 +76,9 @@ class Blip2Bridge(BaseModel):
         width = int(vision.num_features)  # type: ignore[arg-type]
         self.visual_encoder = vision
         self.ln_vision = nn.LayerNorm(width, eps=cfg.ln_vision_eps)
-        self.Qformer = QFormer(cfg.qformer, vocab_size=vocab_size, image_width=width)
+        self.Qformer = QFormer(
+            cfg.qformer, vocab_size=vocab_size, image_width=width, queries_only=queries_only
+        )
         self.vision_is_frozen = is_frozen(vision)
 
     @classmethod
@@ -77,8 +88,8 @@ class Blip2Bridge(BaseModel):
         Raises:
             UserError: it is not.
         """
-        if cfg.pretrained is not None:
-            look_at(cfg.pretrained, (1, cfg.num_query_tokens, cfg.qformer.hidden_size))
+        for source in sources(cfg.pretrained):
+            look_at(source, (1, cfg.num_query_tokens, cfg.qformer.hidden_size))
 
     def start(self) -> None:
         """Random queries, and frozen parts in evaluation mode: the end of a constructor."""
@@ -87,10 +98,10 @@ class Blip2Bridge(BaseModel):
 
     def initialise(self) -> None:
         """The weights to begin with: those of `cfg.pretrained`, else BERT's."""
-        if self.cfg.pretrained is None:
-            initialise_qformer(self.Qformer, self.cfg.qformer.init)
-        else:
+        if sources(self.cfg.pretrained):
             self.load_pretrained(self.cfg.pretrained)
+        else:
+            initialise_qformer(self.Qformer, self.cfg.qformer.init)
 
     # ---- what the base class asks for
 
@@ -105,8 +116,10 @@ class Blip2Bridge(BaseModel):
     def layer_ids(self) -> tuple[dict[str, int], int]:
         return backbone_layer_ids(self.visual_encoder, "visual_encoder.")
 
-    def load_pretrained(self, source: str | Path) -> None:
+    def load_pretrained(self, source: str | Path | Sequence[str]) -> None:
         """Start from a run folder, checkpoint folder, LAVIS checkpoint, file, URL or hf://org/name.
+
+        Of several each in turn replaces what it holds; together they must hold everything.
 
         Raises:
             CheckpointError: it belongs to another model; names and shapes say how.
@@ -152,7 +165,7 @@ class Blip2Bridge(BaseModel):
 def build_tower(cfg: BridgeConfig) -> nn.Module:
     """The vision tower of `cfg`; weights that `cfg.pretrained` brings are not fetched twice."""
     vision = cfg.vision
-    if vision.weights is None and cfg.pretrained is not None and holds_tower(cfg.pretrained):
+    if vision.weights is None and any(map(holds_tower, sources(cfg.pretrained))):
         vision = replace(vision, weights="none")
     return build_vision(vision)
 

@@ -56,6 +56,11 @@ def export_hf(
     """
     target = Path(folder).expanduser()
     require_free(target)
+    if getattr(model.cfg, "qformer_text_input", False):
+        raise UserError(
+            "The model cannot be exported: its Q-Former reads questions (qformer_text_input), for "
+            "which transformers' BLIP-2 has no place. Convert it --to lavis or --to lavislite."
+        )
     vision = hf_config.vision_config(model.visual_encoder)
     _, inner = hf_config.timm_tower(model.visual_encoder)
     converted = to_hf(merged_state(model), inner)

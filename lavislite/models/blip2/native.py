@@ -1,8 +1,9 @@
 """Our own format of a finished model: one folder that needs nothing else.
 
 ``config.yaml`` (model and preprocessing), ``model.safetensors`` with all weights, frozen ones too,
-and the vocabulary: ``tokenizer/vocab.txt`` of stage 1, or ``language/`` with the language model's
-configuration and tokenizer. ``run.json`` marks the folder as ours, as in the folder of a run.
+and the vocabularies: ``tokenizer/vocab.txt`` of a Q-Former that reads, ``language/`` with the
+language model's configuration and tokenizer. ``run.json`` marks the folder as ours, as in the
+folder of a run.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def save_native(
         text = yaml.safe_dump(project, sort_keys=False, allow_unicode=True)
         (part / "config.yaml").write_text(text, encoding="utf-8")
         write_json({"lavislite": __version__, "arch": section["arch"]}, part / "run.json")
-        if language is None:
+        if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, part / "tokenizer")
-        else:
+        if language is not None:
             language.tokenizer.save_pretrained(part / LANGUAGE)
             assert config is not None
             write_json(config, part / LANGUAGE / "config.json")

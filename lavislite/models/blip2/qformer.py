@@ -84,23 +84,27 @@ class Predictions(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, cfg: QFormerConfig, image_width: int, *, reads_text: bool) -> None:
+    """Args: text_layers: so many first layers have an FFN for the text."""
+
+    def __init__(self, cfg: QFormerConfig, image_width: int, *, text_layers: int) -> None:
         super().__init__()
         self.layer = nn.ModuleList(
             QFormerLayer(
                 cfg,
                 image_width if i % cfg.cross_attention_freq == 0 else None,
-                reads_text=reads_text,
+                reads_text=i < text_layers,
             )
             for i in range(cfg.num_layers)
         )
 
 
 class Bert(nn.Module):
-    def __init__(self, cfg: QFormerConfig, vocab_size: int | None, image_width: int) -> None:
+    def __init__(
+        self, cfg: QFormerConfig, vocab_size: int | None, image_width: int, text_layers: int
+    ) -> None:
         super().__init__()
         self.embeddings = Embeddings(cfg, vocab_size)
-        self.encoder = Encoder(cfg, image_width, reads_text=vocab_size is not None)
+        self.encoder = Encoder(cfg, image_width, text_layers=text_layers)
 
 
 class Head(nn.Module):
@@ -117,18 +121,28 @@ class QFormer(nn.Module):
             without text embeddings, the FFN of the text, and LM head: only `image_memory` and
             `encode_queries` work.
         image_width: width C of the image tokens.
+        queries_only: text is read, but only query rows come out: no LM head, and in the last layer
+            no FFN for the text, as nothing would ever train them. Of what concerns text,
+            `encode_pairs` with its own `queries_only` works.
 
     Raises:
         ConfigError: a size that cannot be; see `QFormerConfig.check`.
     """
 
-    def __init__(self, cfg: QFormerConfig, *, vocab_size: int | None, image_width: int) -> None:
+    def __init__(
+        self,
+        cfg: QFormerConfig,
+        *,
+        vocab_size: int | None,
+        image_width: int,
+        queries_only: bool = False,
+    ) -> None:
         super().__init__()
         cfg.check()
         self.cfg = cfg
-        self.bert = Bert(cfg, vocab_size, image_width)
-        self.reads_text = vocab_size is not None
-        if vocab_size is not None:
+        self.text_layers = 0 if vocab_size is None else cfg.num_layers - queries_only
+        self.bert = Bert(cfg, vocab_size, image_width, self.text_layers)
+        if vocab_size is not None and not queries_only:
             self.cls = Head(cfg, vocab_size)
         self.reset_parameters()
 
@@ -139,13 +153,12 @@ class QFormer(nn.Module):
                 nn.init.normal_(module.weight, std=self.cfg.initializer_range)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        if self.reads_text:
-            self.copy_text_ffn()
+        self.copy_text_ffn()
 
     @torch.no_grad()
     def copy_text_ffn(self) -> None:
-        """Start the FFN of the queries from the FFN of the text."""
-        for layer in self.layers:
+        """Start the FFN of the queries from the FFN of the text, where there is one."""
+        for layer in self.layers[: self.text_layers]:
             layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
             layer.output_query.load_state_dict(layer.output.state_dict())
 

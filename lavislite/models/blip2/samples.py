@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -127,6 +127,38 @@ def one_each(texts: Any, count: int | None, what: str) -> list[str]:
             f"{what}: got {len(texts)} for {count} samples; expected a string, or one for each."
         )
     return list(texts)
+
+
+def each_with_answers(answers: Any, count: int) -> list[list[str]]:
+    """The answers to choose from for each of `count` questions: one list for all, or one for each.
+
+    Raises:
+        UserError: there are none, they are something else, or other lists than questions.
+    """
+    several = isinstance(answers, list | tuple) and any(
+        isinstance(entry, list | tuple) for entry in answers
+    )
+    for i, choices in enumerate(answers if several else [answers]):
+        listed = isinstance(choices, list | tuple)
+        if not listed or not choices or not all(isinstance(a, str) for a in choices):
+            seen = "none" if choices is None or choices in ([], ()) else repr(choices)[:60]
+            where = f" for question {i}" if several else ""
+            raise UserError(
+                "predict_answers: inference_method 'rank' needs a list of answers (answer_list)"
+                f"{where}, got {seen}."
+            )
+    if several and len(answers) != count:
+        raise UserError(
+            f"predict_answers: got {len(answers)} lists of answers for {count} questions; expected "
+            "one list, or one for each."
+        )
+    return [list(choices) for choices in answers] if several else [list(answers)] * count
+
+
+def asked_of_all(samples: Mapping[str, Any], otherwise: Any) -> Any:
+    """What the Q-Former is asked, when it reads: ``samples["question"]`` or `otherwise`."""
+    question = samples.get("question")
+    return otherwise if question is None else question
 
 
 def without_prompt(text: str, prompt: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lavislite.common import catalog, distributed
 from lavislite.models.blip2 import losses
-from lavislite.models.blip2.base import TEMPERATURE_RANGE, Blip2Config, ImageEmbedding
+from lavislite.models.blip2.base import OBJECTIVES, TEMPERATURE_RANGE, Blip2Config, ImageEmbedding
 from lavislite.models.blip2.inference import Blip2Inference
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
 from lavislite.models.blip2.qformer import ImageMemory
@@ -31,6 +31,10 @@ class Negatives(NamedTuple):
 class Blip2Qformer(Blip2Inference):
     """A stage-1 model: `forward` computes the three losses, and all of inference is inherited."""
 
+    @property
+    def leaves_parameters_unused(self) -> bool:
+        return len(set(self.cfg.objectives)) < len(OBJECTIVES)
+
     def forward(
         self, samples: dict[str, Any], negatives: tuple[Tensor, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -42,32 +46,33 @@ class Blip2Qformer(Blip2Inference):
             negatives: (image row for each text, text row for each image), instead of drawing them.
 
         Returns:
-            loss = loss_itc + loss_itm + loss_lm. With several processes, the *mean* over them is
-            the loss of the whole batch.
+            loss_itc, loss_itm and loss_lm, as far as `cfg.objectives` has them (itg's is loss_lm),
+            and loss, their sum. With several processes, the *mean* over them is the loss of the
+            whole batch.
         """
+        wanted, found = self.cfg.objectives, dict[str, Tensor]()
         text = self.pack(samples["text_input"]).to(self.device)
         image = self.encode_image(samples["image"])
         memory = self.Qformer.image_memory(image)
         queries, cache = self.Qformer.encode_queries(self.query_tokens, memory)
-        image_feats = self.project_image(queries)
-        text_feats = self.project_text(
-            self.Qformer.encode_text(text.ids, text.mask, cls_only=True)[:, 0]
-        )
+        if "itc" in wanted:
+            same = self._same_image(samples, len(image))
+            sim_i2t, sim_t2i = self._contrast(queries, text)
+            found["loss_itc"] = losses.contrastive_loss(
+                sim_i2t, sim_t2i, losses.contrastive_targets(same), self.cfg.label_smoothing
+            )
+        if "itm" in wanted:  # and therefore itc
+            chosen = self._negatives(sim_i2t, sim_t2i, same, negatives)
+            found["loss_itm"] = self._matching(text, image, memory, chosen, valid=~same.all(1))
+        if "itg" in wanted:
+            found["loss_lm"] = self._language(text, cache)
+        none = torch.zeros((), device=image.device)
+        return {"loss": sum(found.values(), start=none), **found}
 
-        same = self._same_image(samples, len(image))
-        sim_i2t, sim_t2i = self.similarities(image_feats, text_feats)
-        loss_itc = losses.contrastive_loss(
-            sim_i2t, sim_t2i, losses.contrastive_targets(same), self.cfg.label_smoothing
-        )
-        chosen = self._negatives(sim_i2t, sim_t2i, same, negatives)
-        loss_itm = self._matching(text, image, memory, chosen, valid=~same.all(1))
-        loss_lm = self._language(text, cache)
-        return {
-            "loss": loss_itc + loss_itm + loss_lm,
-            "loss_itc": loss_itc,
-            "loss_itm": loss_itm,
-            "loss_lm": loss_lm,
-        }
+    def _contrast(self, queries: Tensor, text: TextBatch) -> tuple[Tensor, Tensor]:
+        """The similarities of pictures and texts: see `similarities`."""
+        rows = self.Qformer.encode_text(text.ids, text.mask, cls_only=True)
+        return self.similarities(self.project_image(queries), self.project_text(rows[:, 0]))
 
     @property
     def _shared(self) -> bool:

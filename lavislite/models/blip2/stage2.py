@@ -9,7 +9,14 @@ from torch import Tensor
 
 from lavislite.common import catalog, distributed
 from lavislite.models.blip2.calls import require_keys
-from lavislite.models.blip2.samples import QUESTION, one_each, split_text, without_prompt
+from lavislite.models.blip2.samples import (
+    QUESTION,
+    asked_of_all,
+    one_each,
+    pictures,
+    split_text,
+    without_prompt,
+)
 from lavislite.models.blip2.stage2_base import Blip2LLMConfig
 from lavislite.models.blip2.writing import Blip2Writer
 from lavislite.models.language.base import LanguageConfig
@@ -18,10 +25,11 @@ __all__ = ["Blip2LLM", "Blip2LLMConfig", "Blip2OPT", "Blip2OPTConfig", "Blip2T5"
 
 
 class Texts(NamedTuple):
-    """What is read and what is to be written, of each sample."""
+    """What is read, what is to be written, and what the Q-Former is asked, of each sample."""
 
     prompts: list[str]
     targets: list[str]
+    questions: list[str]
     skip: int | None = None  # leading tokens that are no targets; None: those of the prompt
 
 
@@ -39,14 +47,16 @@ class Blip2LLM(Blip2Writer):
                 after `cfg.prompt` or ``samples["prompt"]``. With ``text_output`` (b strings), those
                 are written after ``text_input``, put into the prompt where it has ``{}``. An
                 encoder-decoder without prompt reads the first words of a caption and writes the
-                others.
+                others. With `qformer_text_input` the Q-Former reads ``question``, else the
+                ``text_input`` that an answer belongs to, else the prompt of captions.
 
         Returns:
             loss. With several processes, the *mean* over them is the loss of the whole batch.
         """
         require_keys(samples, ("image", "text_input"), f"training {type(self).__name__}")
-        prefix, mask = self._look(samples["image"])
-        texts = self._texts(samples, len(prefix))
+        found = pictures(samples["image"], check_values=not self.training)
+        texts = self._texts(samples, len(found.counts))
+        prefix, mask = self._look(found, asked_of_all(samples, texts.questions))
         answers = samples.get("text_output") is not None
         longest = self.cfg.max_txt_len
         nll = self.language.nll(
@@ -70,14 +80,14 @@ class Blip2LLM(Blip2Writer):
         if samples.get("text_output") is not None:
             pairs = zip(prompts, given, strict=True)
             read = [p.replace(QUESTION, text) if QUESTION in p else text for p, text in pairs]
-            return Texts(read, one_each(samples["text_output"], count, "text_output"))
+            return Texts(read, one_each(samples["text_output"], count, "text_output"), given)
         if isinstance(prompt, str):
             self._check_room(prompt)
         if self.language.kind == "seq2seq" and not any(prompts):
             parts = [split_text(text, at_random=self.training) for text in given]
-            return Texts([read for read, _ in parts], [written for _, written in parts])
+            return Texts([read for read, _ in parts], [written for _, written in parts], prompts)
         targets = [without_prompt(t, p) for t, p in zip(given, prompts, strict=True)]
-        return Texts(prompts, targets, self._skip(prompts))
+        return Texts(prompts, targets, prompts, self._skip(prompts))
 
     def _skip(self, prompts: list[str]) -> int | None:  # noqa: ARG002
         return None

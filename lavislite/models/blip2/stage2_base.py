@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lavislite.common.errors import ConfigError, UserError
-from lavislite.common.schema import check_bounds
+from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.blip2.bridge import Blip2Bridge, BridgeConfig, build_tower, is_frozen
-from lavislite.models.blip2.samples import Pictures, pictures
+from lavislite.models.blip2.qformer import ImageMemory
+from lavislite.models.blip2.samples import Pictures, one_each, pictures
+from lavislite.models.blip2.text import TextPacker, build_tokenizer, tokenizer_identity
+from lavislite.models.blip2.weights import look_for_text, run_tokenizer
 from lavislite.models.language.base import (
     LanguageConfig,
     build_language,
@@ -33,17 +36,30 @@ class Blip2LLMConfig(BridgeConfig):
     prompt: what comes before every caption; with ``{}`` for the question, the form of questions.
     max_txt_len: tokens of a caption with its prompt, or of a question.
     max_output_txt_len: tokens of ``text_output``; null is max_txt_len.
+    qformer_text_input: the Q-Former reads the question too, so that its queries look where it
+        points (BLIP-2, section 4.3). Its text branch comes from a stage-1 checkpoint.
+    tokenizer: of the Q-Former, when it reads: as in stage 1; "auto" is the checkpoint's own.
+    max_question_len: tokens that the Q-Former reads, with ``[CLS]`` and ``[SEP]``.
     """
 
     arch: str = "blip2_llm"
     language: LanguageConfig = field(default_factory=LanguageConfig)
     prompt: str = ""
     max_output_txt_len: int | None = 128
+    qformer_text_input: bool = False
+    tokenizer: str = "auto"
+    max_question_len: int = 32
 
     def check(self) -> None:
         """Raise ConfigError naming the first value that cannot be."""
         super().check()
-        check_bounds("model", self, {"max_txt_len": (2, None), "max_output_txt_len": (2, None)})
+        positions = self.qformer.max_positions
+        bounds: Bounds = {
+            "max_txt_len": (2, None),
+            "max_output_txt_len": (2, None),
+            "max_question_len": (3, positions if self.qformer_text_input else None),
+        }
+        check_bounds("model", self, bounds)
         self.language.check()
 
 
@@ -53,13 +69,23 @@ class Blip2Language(Blip2Bridge):
     Args:
         vision: see `Blip2Bridge`.
         language: from `build_language`; frozen when none of its parameters wants a gradient.
+        tokenizer: from `build_tokenizer`, for a Q-Former that reads questions; else None.
     """
 
     Config: ClassVar[type[Any]] = Blip2LLMConfig
     takes: ClassVar[str | None] = None  # the kind of language model; None is any
 
-    def __init__(self, cfg: Blip2LLMConfig, *, vision: nn.Module, language: Any) -> None:
-        super().__init__(cfg, vision=vision, vocab_size=None)
+    def __init__(
+        self, cfg: Blip2LLMConfig, *, vision: nn.Module, language: Any, tokenizer: Any = None
+    ) -> None:
+        if cfg.qformer_text_input != (tokenizer is not None):
+            raise ValueError("qformer_text_input and a tokenizer come together")
+        words = None if tokenizer is None else len(tokenizer)
+        super().__init__(cfg, vision=vision, vocab_size=words, queries_only=True)
+        self.tokenizer = tokenizer
+        if tokenizer is not None:
+            longest = cfg.max_question_len
+            self.pack = TextPacker(tokenizer, longest, "questions", "max_question_len")
         self.language = language
         self.llm_proj = nn.Linear(cfg.qformer.hidden_size, language.hidden_size)
         self.language_is_frozen = is_frozen(language)
@@ -70,6 +96,8 @@ class Blip2Language(Blip2Bridge):
     def look(cls, cfg: Any) -> None:
         super().look(cfg)
         cls._check_kind(language_kind(cfg.language), cfg)
+        if cfg.qformer_text_input:
+            look_for_text(cfg.pretrained)
 
     @classmethod
     def _check_kind(cls, kind: str | None, cfg: Any) -> None:
@@ -98,7 +126,8 @@ class Blip2Language(Blip2Bridge):
         """Build tower, language model and bridge, then load `cfg.pretrained`.
 
         Args:
-            parts: ``vision`` and ``language`` replace what would be built.
+            parts: ``vision``, ``language`` and ``tokenizer`` replace what would be built;
+                ``captions`` (an iterable of texts) are for a vocabulary that has to be made.
         """
         if parts.get("language") is None:
             cls.look(cfg)
@@ -107,7 +136,8 @@ class Blip2Language(Blip2Bridge):
         if language is None:
             language = build_language(cfg.language)
             cls._check_kind(getattr(language, "kind", None), cfg)
-        model = cls(cfg, vision=vision, language=language)
+        tokenizer = reading_tokenizer(cfg, **parts) if cfg.qformer_text_input else None
+        model = cls(cfg, vision=vision, language=language, tokenizer=tokenizer)
         model.initialise()
         return model
 
@@ -118,6 +148,8 @@ class Blip2Language(Blip2Bridge):
     def identity(self) -> dict[str, str]:
         name, known = self.cfg.language.name, super().identity()
         known["language_tokenizer"] = f"{name}@{_vocabulary(self.language.tokenizer)}"
+        if self.tokenizer is not None:
+            known["tokenizer"] = tokenizer_identity(self.tokenizer)
         if all("lora_" in n for n, p in self.language.named_parameters() if p.requires_grad):
             known["language"] = f"{name}@{language_fingerprint(self.language)}"
         return known
@@ -130,28 +162,50 @@ class Blip2Language(Blip2Bridge):
 
     # ---- pictures as words
 
-    def image_prefix(self, image: Any) -> tuple[Tensor, Tensor]:
+    def image_prefix(self, image: Any, question: str | Sequence[str] = "") -> tuple[Tensor, Tensor]:
         """Pictures -> rows for the language model [B, n, hidden_size], and their mask [B, n].
 
         Args:
             image: [B, 3, H, W]; several per sample as [B, N, 3, H, W] or a list of [N, 3, H, W].
+                One picture for all, as ``picture.expand(B, -1, -1, -1)``, is looked at once.
+            question: what is asked of all, or of each of the B samples; only a model with
+                `qformer_text_input` cares.
 
         Raises:
-            UserError: no pictures, another shape, or values that no image processor makes.
+            UserError: no pictures, another shape, values that no image processor makes, or another
+                number of questions.
         """
-        prefix, mask = self._look(image)
+        found = pictures(image, check_values=not self.training)
+        prefix, mask = self._look(found, question)
         return prefix, torch.ones_like(prefix[..., 0], dtype=torch.bool) if mask is None else mask
 
-    def _look(self, image: Any) -> tuple[Tensor, Tensor | None]:
+    def _look(self, found: Pictures, question: Any) -> tuple[Tensor, Tensor | None]:
         """`image_prefix`, without a mask when all samples have equally many pictures."""
-        found = pictures(image, check_values=not self.training)
-        queries, _ = self.read_image(self._tokens(found))
+        memory = self.Qformer.image_memory(self._tokens(found))
+        if len(memory) < len(found.pixels):
+            memory = memory.select(torch.zeros(len(found.pixels), dtype=torch.long).to(self.device))
+        if self.tokenizer is None:
+            queries, _ = self.Qformer.encode_queries(self.query_tokens, memory)
+        else:
+            queries = self._read(memory, one_each(question, len(found.counts), "question"), found)
         return found.per_sample(self.llm_proj(queries))
 
+    def _read(self, memory: ImageMemory, questions: Sequence[str], found: Pictures) -> Tensor:
+        """Query rows [n, Q, d] of each picture with the question of its sample."""
+        number = {text: i for i, text in enumerate(dict.fromkeys(questions))}
+        text = self.pack(list(number)).to(self.device)
+        pairs = zip(questions, found.counts, strict=True)
+        index = torch.tensor([number[q] for q, times in pairs for _ in range(times)])
+        return self.Qformer.encode_pairs(
+            self.query_tokens, text.ids, text.mask, memory, text_index=index.to(self.device)
+        )
+
     def _tokens(self, found: Pictures) -> Tensor:
+        """Image tokens of the pictures; of a picture that is expanded, once."""
         size, built_for = list(found.pixels.shape[-2:]), self.cfg.vision.image_size
+        same = found.pixels.stride(0) == 0
         try:
-            return self.encode_image(found.pixels)
+            return self.encode_image(found.pixels[:1] if same else found.pixels)
         except (AssertionError, RuntimeError, ValueError) as error:
             if size == [built_for, built_for]:
                 raise
@@ -159,6 +213,16 @@ class Blip2Language(Blip2Bridge):
                 f"image: '{self.cfg.vision.name}' was built for {built_for} pixels and cannot read "
                 f"{size[0]} x {size[1]}. Set the image processor's image_size to {built_for}."
             ) from error
+
+
+def reading_tokenizer(
+    cfg: Blip2LLMConfig, tokenizer: Any = None, captions: Any = None, **_: Any
+) -> Any:
+    """The Q-Former's tokenizer: the one given, a checkpoint's, or as ``cfg.tokenizer`` says."""
+    if tokenizer is not None:
+        return tokenizer
+    kept = run_tokenizer(cfg.pretrained) if cfg.tokenizer == "auto" else None
+    return build_tokenizer(kept or cfg.tokenizer, captions)
 
 
 def _vocabulary(tokenizer: Any) -> str:

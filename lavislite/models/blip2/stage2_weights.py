@@ -7,24 +7,22 @@ which are dropped here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
 from lavislite.common.logging import get_logger
 from lavislite.models.base import distinct_tensors
-from lavislite.models.blip2.lavis_names import EMBEDDINGS, LANGUAGE, PROJECTION
+from lavislite.models.blip2.lavis_names import EMBEDDINGS, LANGUAGE, PROJECTION, WORDS
 
 logger = get_logger(__name__)
 
 State = Mapping[str, Tensor]
 
 QUERIES = "query_tokens"
-STAGE1_PARTS = (
-    *("temp", "vision_proj.", "text_proj.", "itm_head.", "Qformer.cls."),
-    *(EMBEDDINGS + "word_embeddings.", EMBEDDINGS + "position_embeddings."),
-)
+HEADS = ("temp", "vision_proj.", "text_proj.", "itm_head.", "Qformer.cls.")  # of stage 1
+TEXT = (EMBEDDINGS + "word_embeddings.", EMBEDDINGS + "position_embeddings.")
 _TEXT_FFN = re.compile(r"Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\.")
 # Constants that language models of earlier transformers versions kept in their state.
 _OLD_BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|(attn|attention)\.(bias|masked_bias))$")
@@ -47,16 +45,41 @@ def fit_stage2(
     own = distinct_tensors(model)
     allowed = ["language."]
     check_queries(state, own[QUERIES].shape, origin)
-    if not is_stage2(state) and any(map(_is_stage1_part, state)):
+    if not is_stage2(state) and any(_is_stage1_part(name) for name in state):
         logger.info("%s: a stage-1 checkpoint; the projection to the language is new", origin)
-        state = {name: tensor for name, tensor in state.items() if not _is_stage1_part(name)}
+        state = {n: t for n, t in state.items() if n in own or not _is_stage1_part(n)}
         allowed.append(PROJECTION)
+    elif WORDS in own:  # InstructBLIP's have an FFN that nothing uses in the last layer, too
+        state = {n: t for n, t in state.items() if n in own or not _is_text_part(n)}
+    elif WORDS in state:
+        raise CheckpointError(
+            f"{origin} was trained with questions read by the Q-Former. Set "
+            "model.qformer_text_input=true."
+        )
     _check_projection(state, own, origin)
     return _fit_language(state, model, origin), tuple(allowed)
 
 
 def _is_stage1_part(name: str) -> bool:
-    return name.startswith(STAGE1_PARTS) or _TEXT_FFN.match(name) is not None
+    return name.startswith(HEADS) or _is_text_part(name)
+
+
+def _is_text_part(name: str) -> bool:
+    return name.startswith(TEXT) or _TEXT_FFN.match(name) is not None
+
+
+def check_text_branch(own: State, given: Collection[str], origin: str) -> None:
+    """Raise a CheckpointError when a text branch is in `own` and nowhere in what was `given`."""
+    if WORDS in own and WORDS not in given:
+        raise no_text_branch(origin)
+
+
+def no_text_branch(origin: str) -> CheckpointError:
+    """What is said when nothing at `origin` can read questions."""
+    return CheckpointError(
+        f"{origin} has no text branch for the Q-Former, which model.qformer_text_input needs: add "
+        "the stage-1 checkpoint first in model.pretrained."
+    )
 
 
 def check_queries(state: State, wanted: Sequence[int], origin: str) -> None:

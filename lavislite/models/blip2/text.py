@@ -53,14 +53,21 @@ class TextPacker:
     """Tokenizes and truncates texts, pads them to the longest, and watches how many it truncates.
 
     Everything happens on the CPU, so that the device is never asked for a count.
+
+    Args:
+        max_length: in tokens, ``[CLS]`` and ``[SEP]`` among them.
+        what, key: the texts, and the option that `max_length` comes from, in the warning.
     """
 
     WARN_AFTER = 100
     WARN_FRACTION = 0.05
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Any, max_length: int, what: str = "captions", key: str = "max_txt_len"
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.what, self.key = what, key
         self.seen = 0
         self.truncated = 0
 
@@ -88,8 +95,8 @@ class TextPacker:
         if self.seen >= self.WARN_AFTER and share > self.WARN_FRACTION:
             warn_once(
                 logger,
-                ("truncated captions", id(self)),
-                f"{share:.0%} of the captions so far are longer than model.max_txt_len "
+                ("truncated texts", id(self)),
+                f"{share:.0%} of the {self.what} so far are longer than model.{self.key} "
                 f"{self.max_length} and were cut; a larger value keeps them whole.",
             )
 

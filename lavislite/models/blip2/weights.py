@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from lavislite.common.errors import CheckpointError
+from lavislite.common.errors import CheckpointError, ConfigError
 from lavislite.common.io import fetch, read_json, require_path
 from lavislite.common.logging import get_logger
 from lavislite.common.tensors import load_tensors
 from lavislite.models.base import BaseModel, check_state, copy_tensors, distinct_tensors
-from lavislite.models.blip2.lavis_names import VISION, from_lavis, inner_prefix, to_lavis
-from lavislite.models.blip2.stage2_weights import check_queries, fit_stage2, is_stage2
+from lavislite.models.blip2.lavis_names import VISION, WORDS, from_lavis, inner_prefix, to_lavis
+from lavislite.models.blip2.stage2_weights import (
+    check_queries,
+    check_text_branch,
+    fit_stage2,
+    is_stage2,
+    no_text_branch,
+)
 from lavislite.models.vision.positions import interpolate_positions
 
 __all__ = [
@@ -24,7 +31,9 @@ __all__ = [
     "load_pretrained",
     "load_state",
     "look_at",
+    "look_for_text",
     "run_tokenizer",
+    "sources",
     "to_lavis",
 ]
 
@@ -33,20 +42,43 @@ logger = get_logger(__name__)
 State = Mapping[str, Tensor]
 
 
-def load_pretrained(model: BaseModel, source: str | Path) -> None:
+def sources(pretrained: Any) -> list[str]:
+    """``model.pretrained`` as a list: it is one source, several, or null.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    listed = list(pretrained) if isinstance(pretrained, list | tuple) else [pretrained]
+    if listed == [None]:
+        return []
+    if not all(isinstance(source, str | Path) and str(source) for source in listed):
+        raise ConfigError(
+            "model.pretrained: expected a run folder, file or URL, or a list of them, saw "
+            f"{pretrained!r}"
+        )
+    return [str(source) for source in listed]
+
+
+def load_pretrained(model: BaseModel, source: str | Path | Sequence[str]) -> None:
     """Load a LAVIS checkpoint, a folder of Hugging Face's, a file, or one of our runs into `model`.
 
     Frozen parts may be absent from it. A tower or language model inside is loaded even when it is
     frozen here, the tower's position embeddings fitted to this image size. A stage-2 model takes
-    from a stage-1 checkpoint what it has itself.
+    from a stage-1 checkpoint what it has itself. Of several sources, each in turn replaces what it
+    holds; what one lacks another must have.
 
     Raises:
-        CheckpointError: the checkpoint belongs to another model; names and shapes say how.
+        CheckpointError: a checkpoint belongs to another model; names and shapes say how.
     """
+    load_states(model, ((str(one), _checked(model, one)) for one in sources(source)))
+
+
+def _checked(model: BaseModel, source: str) -> State:
+    """The tensors of `source`, which rests on the same frozen parts as `model`."""
     path = checkpoint_in(fetch(source))
     if (path / "meta.json").is_file():
         model.check_identity(read_json(path / "meta.json")["identity"])
-    load_state(model, _read(path), str(source))
+    return _read(path)
 
 
 def _read(path: Path) -> State:
@@ -62,9 +94,41 @@ def load_state(model: BaseModel, state: State, origin: str) -> None:
     Raises:
         CheckpointError: see there.
     """
+    load_states(model, [(origin, state)])
+
+
+def load_states(model: BaseModel, states: Iterable[tuple[str, State]]) -> None:
+    """`load_pretrained` for several (origin, tensors), one in memory at a time.
+
+    Raises:
+        CheckpointError: see there.
+    """
+    own = distinct_tensors(model)
+    origins: list[str] = []
+    given: set[str] = set()
+    allowed: set[str] = set()
+    ours: dict[str, Tensor] = {}
+    for origin, state in states:
+        if origins:  # more follows what was read before
+            check_state(ours, own, origins[-1], allow_missing=tuple(own))
+            copy_tensors(ours, own)
+        ours, missing = _fit(model, state, own, origin)
+        origins.append(origin)
+        given |= ours.keys()
+        allowed |= set(missing)
+    together = " and ".join(origins)
+    if is_stage2(own):
+        check_text_branch(own, given, together)
+    check_state(ours, own, together, allow_missing=[*allowed, *(given - ours.keys())])
+    copy_tensors(ours, own)
+
+
+def _fit(
+    model: BaseModel, state: State, own: State, origin: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What of `state` belongs into `model`, under our names, and what it may leave out."""
     is_clip = VISION + "positional_embedding" in state
     ours = from_lavis(state)
-    own = distinct_tensors(model)
     inner = inner_prefix(own)
     if inner:
         ours = {_nest(name, inner): tensor for name, tensor in ours.items()}
@@ -79,8 +143,7 @@ def load_state(model: BaseModel, state: State, origin: str) -> None:
             "lacks what stage 1 trains. Start from a stage-1 checkpoint, or name a stage-2 model "
             "in model.arch."
         )
-    check_state(ours, own, origin, allow_missing=allowed)
-    copy_tensors(ours, own)
+    return ours, allowed
 
 
 def look_at(source: str | Path, queries: Sequence[int]) -> None:
@@ -100,6 +163,22 @@ def look_at(source: str | Path, queries: Sequence[int]) -> None:
     path = checkpoint_in(require_path(source, "checkpoint"))
     if not is_hf_folder(path):
         check_queries(load_tensors(path), queries, str(source))
+
+
+def look_for_text(pretrained: Any) -> None:
+    """See beforehand that some of the `sources` has a text branch, when all are local files.
+
+    Raises:
+        CheckpointError: none has.
+    """
+    from lavislite.models.blip2.hf_import import is_hf_folder
+
+    found = sources(pretrained)
+    if not found or any(len(urlsplit(source).scheme) > 1 for source in found):
+        return
+    paths = [checkpoint_in(require_path(source, "checkpoint")) for source in found]
+    if not any(is_hf_folder(path) or WORDS in load_tensors(path) for path in paths):
+        raise no_text_branch(" and ".join(found))
 
 
 def holds_tower(source: str | Path) -> bool:
@@ -124,13 +203,17 @@ def checkpoint_in(path: Path) -> Path:
     return path
 
 
-def run_tokenizer(source: str | None) -> str | None:
-    """Folder of the vocabulary that a run or checkpoint folder carries, if it does.
+def run_tokenizer(pretrained: Any) -> str | None:
+    """Folder of the vocabulary that the first of `sources` carries which carries one.
 
     Raises:
-        UserError: `source` is a local path that does not exist.
+        UserError: a local path does not exist.
     """
-    if source is None or len(urlsplit(source).scheme) > 1:  # a URL; one letter is a drive
+    return next(filter(None, map(_tokenizer_of, sources(pretrained))), None)
+
+
+def _tokenizer_of(source: str) -> str | None:
+    if len(urlsplit(source).scheme) > 1:  # a URL; one letter is a drive
         return None
     found = require_path(source, "checkpoint")
     path = checkpoint_in(found)

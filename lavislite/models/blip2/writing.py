@@ -13,7 +13,13 @@ from lavislite.common.errors import UserError
 from lavislite.common.generation import GenerationOptions, require_count
 from lavislite.common.registry import did_you_mean
 from lavislite.models.blip2.calls import make_options, public_call, require_keys
-from lavislite.models.blip2.samples import QUESTION, one_each
+from lavislite.models.blip2.samples import (
+    QUESTION,
+    asked_of_all,
+    each_with_answers,
+    one_each,
+    pictures,
+)
 from lavislite.models.blip2.stage2_base import Blip2Language
 from lavislite.models.language.chat import render
 
@@ -54,7 +60,8 @@ class Blip2Writer(Blip2Language):
         Without ``image`` the language model alone goes on.
 
         Args:
-            samples: ``image`` (see `image_prefix`); perhaps ``prompt``, a string or one per image.
+            samples: ``image`` (see `image_prefix`); perhaps ``prompt``, a string or one per image;
+                perhaps ``question``, what a Q-Former that reads is asked instead of the prompt.
             max_length, min_length: lengths as LAVIS counted them; they replace `max_new_tokens`
                 and `min_new_tokens`.
             prompt: used when the samples have none; None is the model's own.
@@ -88,17 +95,22 @@ class Blip2Writer(Blip2Language):
         max_len: int = 10,
         min_len: int = 1,
         num_ans_candidates: int = 128,
-        answer_list: Sequence[str] | None = None,
+        answer_list: Sequence[str] | Sequence[Sequence[str]] | None = None,
         prompt: str = "",
         length_penalty: float | None = None,
         **options: Any,
     ) -> list[str]:
         """One answer for each question of ``samples["text_input"]`` about ``samples["image"]``.
 
+        A Q-Former that reads is asked ``samples["question"]``, else ``text_input`` as it is.
+
         Args:
             inference_method: "generate" writes an answer, "rank" picks the likeliest of
-                `answer_list`.
-            num_ans_candidates: so many answers are scored at once.
+                `answer_list`: that with the greatest probability of all its tokens and of the end
+                after them. (No mean over the tokens: of two answers the longer one has to be the
+                more certain with each token.)
+            num_ans_candidates: so many pairs of question and answer are scored at once.
+            answer_list: the answers to choose from; or for each question a list of its own.
             prompt: with ``{}`` for the question; empty is the model's own, if it has such a one.
             length_penalty: None is LAVIS's default for this model.
             options: further fields of `GenerationOptions`, such as `repetition_penalty`.
@@ -126,8 +138,11 @@ class Blip2Writer(Blip2Language):
             length_penalty=("length_penalty", penalty),
         )
         prompts = self._asked(samples["text_input"], prompt)
+        samples = {**samples, "question": asked_of_all(samples, samples["text_input"])}
         if inference_method == "rank":
-            return self._rank(samples, prompts, answer_list, num_ans_candidates)
+            require_count(f"{what}.num_ans_candidates", num_ans_candidates)
+            choices = each_with_answers(answer_list, len(prompts))
+            return self._rank(samples, prompts, choices, num_ans_candidates)
         return self._write(samples, prompts, chosen, what)
 
     @public_call
@@ -147,6 +162,7 @@ class Blip2Writer(Blip2Language):
         """
         chosen = make_options("chat", options)
         text = render(self.language.tokenizer, messages)
+        samples = {**samples, "question": asked_of_all(samples, messages[-1]["content"])}
         return self._write(samples, text, chosen, "chat")
 
     # ---- how
@@ -180,43 +196,34 @@ class Blip2Writer(Blip2Language):
     ) -> list[str]:
         options.check(what)
         key = "text_input" if what == "predict_answers" else "prompt"
-        prefix, mask = self._prefix(samples)
-        count = None if prefix is None else len(prefix)
-        texts = one_each(prompts, count, key)
-        if prefix is None:
-            prefix = self._nothing(len(texts))
+        texts, prefix, mask = self._prefix(samples, prompts, key)
         limit = self.cfg.max_txt_len if self.cuts_prompts and options.lavis_lengths else None
         return self.language.generate(prefix, texts, options, prefix_mask=mask, max_txt_len=limit)
 
-    def _prefix(self, samples: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if samples.get("image") is None else self._look(samples["image"])
+    def _prefix(
+        self, samples: dict[str, Any], prompts: Any, key: str
+    ) -> tuple[list[str], Tensor, Tensor | None]:
+        """A prompt for each sample, what comes before it (nothing without an image), and its mask.
 
-    def _nothing(self, count: int) -> Tensor:
-        """The prefix of `count` samples without an image."""
-        return self.llm_proj.weight.new_zeros(count, 0, self.language.hidden_size)
+        Args:
+            key: the name of the prompts in messages.
+        """
+        if samples.get("image") is None:
+            texts = one_each(prompts, None, key)
+            nothing = self.llm_proj.weight.new_zeros(len(texts), 0, self.language.hidden_size)
+            return texts, nothing, None
+        found = pictures(samples["image"], check_values=True)
+        texts = one_each(prompts, len(found.counts), key)
+        return texts, *self._look(found, asked_of_all(samples, texts))
 
     def _rank(
-        self,
-        samples: dict[str, Any],
-        prompts: list[str],
-        answers: Sequence[str] | None,
-        at_once: int,
+        self, samples: dict[str, Any], prompts: list[str], answers: list[list[str]], at_once: int
     ) -> list[str]:
-        """The answer with the highest probability after each prompt, its end included."""
-        if isinstance(answers, str) or not answers or not all(isinstance(a, str) for a in answers):
-            seen = "none" if not answers else repr(answers)[:60]
-            raise UserError(
-                "predict_answers: inference_method 'rank' needs a list of answers (answer_list), "
-                f"got {seen}."
-            )
-        require_count("predict_answers.num_ans_candidates", at_once)
-        prefix, mask = self._prefix(samples)
-        if prefix is None:
-            prefix = self._nothing(len(prompts))
-        one_each(prompts, len(prefix), "text_input")
-        rows = [row for row in range(len(prompts)) for _ in answers]
-        targets = list(answers) * len(prompts)
-        scores = []
+        """The most probable of its answers, end included, after each prompt."""
+        prompts, prefix, mask = self._prefix(samples, prompts, "text_input")
+        rows = [row for row, choices in enumerate(answers) for _ in choices]
+        targets = [answer for choices in answers for answer in choices]
+        scores: list[Tensor] = []
         for first in range(0, len(rows), at_once):
             part = slice(first, first + at_once)
             index = torch.tensor(rows[part], device=prefix.device)
@@ -227,5 +234,6 @@ class Blip2Writer(Blip2Language):
                 prefix_mask=None if mask is None else mask.index_select(0, index),
             )
             scores.append(nll.total)
-        best = torch.cat(scores).unflatten(0, (len(prompts), len(answers))).argmin(1)
-        return [answers[i] for i in best.tolist()]
+        each = torch.cat(scores).split([len(choices) for choices in answers])
+        best = torch.stack([total.argmin() for total in each]).tolist()
+        return [choices[i] for choices, i in zip(answers, best, strict=True)]
