@@ -36,7 +36,7 @@ from lavislite.common.config import load_config
 from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.trained import last_run
 from lavislite.models.vision.tiny import TinyViT
-from lavislite.runners.report import read_log
+from lavislite.runners.history import read_log
 from lavislite.tasks.pretrain import ImageTextPretrainTask, PretrainConfig
 from lavislite.tasks.vqa import VQAConfig, VQATask
 

@@ -20,7 +20,7 @@ from lavislite.checks import (
 from lavislite.common import catalog, distributed
 from lavislite.common.config import Config
 from lavislite.common.errors import ConfigError, UserError
-from lavislite.common.io import fetch
+from lavislite.common.transfer import fetch
 from lavislite.playground import ensure_playground_parts
 from lavislite.run_dir import (
     create_run_dir,

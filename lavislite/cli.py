@@ -1,4 +1,4 @@
-"""The command line: ``lavislite train | evaluate | score | validate | convert | models ...``.
+"""The command line: ``lavislite train | evaluate | score | validate | convert | download ...``.
 
 Nothing heavy is imported before a command needs it, so ``--help`` and the listings are instant.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lavislite import __version__
+from lavislite.cli_options import add_config, add_convert, add_download, add_dry_run
 from lavislite.common.errors import UserError
-from lavislite.score_report import add_arguments
+from lavislite.score_report import add_score_arguments
 
 EXAMPLES = """\
 examples:
@@ -130,26 +131,9 @@ def list_datasets(args: argparse.Namespace) -> int:
 
 
 def download(args: argparse.Namespace) -> int:
-    from lavislite.download import describe, names
-    from lavislite.download import download as fetch
+    from lavislite.download.command import run
 
-    if args.name is None:
-        for name in names():
-            print(f"{name:<24}{describe(name).title}")
-        return 0
-    fetch(
-        args.name,
-        args.part,
-        split=args.split,
-        type=args.type,
-        to=args.to,
-        yes=args.yes,
-        dry_run=args.dry_run,
-        workers=args.workers,
-        keep_archives=args.keep_archives,
-        limit=args.limit,
-    )
-    return 0
+    return run(args)
 
 
 def _list(zoo: Any, pattern: str, kind: str) -> int:
@@ -256,86 +240,25 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("train", train, "train, validate, keep the best, report")
-    _add_config(sub, required=True)
-    _add_dry_run(sub)
+    add_config(sub, required=True)
+    add_dry_run(sub)
     sub = add("evaluate", evaluate, "score a checkpoint on the validation and test splits")
-    _add_config(sub, required=False)
-    _add_dry_run(sub)
+    add_config(sub, required=False)
+    add_dry_run(sub)
     sub.add_argument(
         "--checkpoint",
         metavar="PATH",
         help="run folder, checkpoint folder or weight file; default: model.pretrained",
     )
     sub = add("validate", validate, "check configuration and annotation files, build no model")
-    _add_config(sub, required=True)
-    add_arguments(add("score", score_results, "the official figures of a result file"))
-    _add_convert(add("convert", convert_model, "write a model in another format, and check it"))
-    _add_download(add("download", download, "fetch a data set, resume, unpack, verify"))
+    add_config(sub, required=True)
+    add_score_arguments(add("score", score_results, "the official figures of a result file"))
+    add_convert(add("convert", convert_model, "write a model in another format, and check it"))
+    add_download(add("download", download, "fetch a data set, resume, unpack, verify"))
     for name, command in (("models", list_models), ("datasets", list_datasets)):
         sub = add(name, command, f"list {name} and their types")
         sub.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'blip2*'")
     return parser
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", help="run, checkpoint or model folder, LAVIS .pth, or folder of Hugging Face"
-    )
-    parser.add_argument("dest", help="new folder; for lavis a new file *.pth")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="hf, lavis or lavislite")
-    parser.add_argument("--arch", metavar="NAME", help="the model, when the source does not say")
-    parser.add_argument("--model-type", metavar="TYPE", help="its type, see: lavislite models")
-    parser.add_argument("--dtype", metavar="TYPE", help="fp32, bf16 or fp16; default: as it is")
-    parser.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="do not load what was written"
-    )
-    _add_options(parser)
-
-
-def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="the data set; left out: lists them")
-    parser.add_argument("--part", default="all", metavar="PART", help="annotations, images or all")
-    parser.add_argument("--split", metavar="SPLIT", help="only what this split needs")
-    parser.add_argument(
-        "--type", default="default", help="of the data set's types; see: lavislite datasets"
-    )
-    parser.add_argument("--to", metavar="FOLDER", help="default: the cache folder")
-    parser.add_argument("--yes", action="store_true", help="agree to more than 1 GB")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be fetched")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="connections; default 4, for lists of pictures 32"
-    )
-    parser.add_argument("--keep-archives", action="store_true", help="in FOLDER/.downloads")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="of a list of pictures only the first N rows"
-    )
-
-
-def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--cfg-path", required=required, metavar="YAML", help="project file")
-    _add_options(parser)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override: run.max_epoch=2 'run.valid_splits=[val,test]' model.pretrained=null",
-    )
-    parser.add_argument(
-        "--user-dir", metavar="PATH", help="file or folder with your own registered components"
-    )
-
-
-def _add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="build everything, take one step and one evaluation batch, report sizes, keep nothing",
-    )
 
 
 if __name__ == "__main__":

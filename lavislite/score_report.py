@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; all but `kind` and `--output` are fields of `Files`."""
     parser.add_argument("kind", help="vqa, ok_vqa, gqa, aok_vqa, caption or nocaps")
     for name, about in (

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lavislite.common.errors import UserError
-from lavislite.common.io import atomic_write_text, cache_dir, fetch
+from lavislite.common.io import atomic_write_text, cache_dir
 from lavislite.common.layers import parse_options
 from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.tensors import load_tensors, torch_content
 from lavislite.common.trained import saved_config
+from lavislite.common.transfer import fetch
 
 
 class Source(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lavislite.build import build_data, build_loader
 from lavislite.checks import check_image_size, check_names, check_values
@@ -22,4 +23,10 @@ def validate_project(cfg: Config) -> Iterator[str]:
     if not cfg.run.evaluate:
         build_loader(cfg, data)
     for dataset in data:
-        yield f"datasets.{dataset.name}: {dataset.split}: {len(dataset)} samples"
+        yield f"datasets.{dataset.name}: {dataset.split}: {_size(dataset)}"
+
+
+def _size(dataset: Any) -> str:
+    if len(dataset) == 0 and hasattr(dataset, "pictures"):  # captions that only a server has
+        return f"{len(dataset.pictures())} pictures without captions"
+    return f"{len(dataset)} samples"

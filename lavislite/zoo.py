@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from lavislite.common import catalog
 from lavislite.common.config import resolve, resolve_dataset
 from lavislite.common.errors import ConfigError
-from lavislite.common.io import fetch
 from lavislite.common.layers import read_yaml
 from lavislite.common.packaged import packaged_defaults, packaged_types
 from lavislite.common.registry import did_you_mean
 from lavislite.common.trained import last_run, saved_config
+from lavislite.common.transfer import fetch
 
 if TYPE_CHECKING:
     import torch

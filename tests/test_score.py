@@ -434,7 +434,7 @@ def test_lemmas_without_the_package(
     monkeypatch.setitem(sys.modules, "simplemma", None)
     files = vqa_files(tmp_path, ["dog"] * 10)
     assert "pip install 'lavislite[okvqa]'" in complaint(capsys, "vqa", files, "--lemmatize")
-    monkeypatch.setattr("lavislite.score.find_spec", lambda _: None)
+    monkeypatch.setattr("lavislite.score_kinds.find_spec", lambda _: None)
     found = saved(tmp_path, "ok_vqa", files)
     assert found["scores"] == {"accuracy": 100}
     assert any("not scored, pip install" in note for note in found["notes"])

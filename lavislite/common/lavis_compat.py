@@ -31,6 +31,10 @@ MODEL_KEYS = {
     "llm_model": "language.name",
 }
 
+MODEL_DROPPED = {
+    "apply_lemmatizer": "run.task: ok_vqa scores answers with and without lemmatisation",
+}
+
 RUN_KEYS = {
     "resume_ckpt_path": "resume",
     "max_iters": "max_steps",
@@ -95,6 +99,7 @@ def translate_model(
     for theirs, target in MODEL_KEYS.items():
         if theirs in ours and theirs not in known and target.split(".")[0] in known:
             _put(ours, target, ours.pop(theirs), f"model.{theirs}")
+    _drop(ours, "model", MODEL_DROPPED, known)
     return ours
 
 

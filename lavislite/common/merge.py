@@ -39,16 +39,40 @@ def _merge_layer(node: Any, section: str, layer: Layer, problems: list[str]) -> 
     from omegaconf.errors import OmegaConfBaseException
 
     data: Any = OmegaConf.to_container(OmegaConf.create(layer.data), resolve=False)
+    _make_room(node, data)
     while data:
         try:
             return OmegaConf.merge(node, data)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:
             keys = _guilty(node, data)
             if keys is None:
                 raise ConfigError(f"{layer.origin}: {section}: {error}") from error
             problems.append(f"{layer.origin}: {_describe(node, data, section, keys)}")
             _remove(data, keys)  # and look for more
     return node
+
+
+def _make_room(node: Any, data: dict[str, Any]) -> None:
+    """A list replaces a mapping and the other way round, wherever the schema takes both.
+
+    OmegaConf merges two of a kind only: `node` forgets what has another.
+    """
+    from omegaconf import DictConfig, ListConfig
+
+    for key, value in data.items():
+        child = node._get_node(key) if str(key) in _field_names(node) else None
+        if isinstance(child, DictConfig) and isinstance(value, dict):
+            _make_room(child, value)
+            continue
+        list_now, list_before = isinstance(value, list), isinstance(child, ListConfig)
+        other_kind = list_now != list_before and isinstance(value, list | dict)
+        if isinstance(child, DictConfig | ListConfig) and other_kind and _is_free(child):
+            node[key] = None
+
+
+def _is_free(child: Any) -> bool:
+    """Whether the schema leaves the kind of a value open."""
+    return child._metadata.ref_type is Any
 
 
 def _guilty(node: Any, data: Any, above: tuple[str, ...] = ()) -> tuple[str, ...] | None:
@@ -59,7 +83,7 @@ def _guilty(node: Any, data: Any, above: tuple[str, ...] = ()) -> tuple[str, ...
     for key, value in data.items():
         try:
             OmegaConf.merge(node, {key: value})
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, TypeError):
             path = (*above, str(key))
             inner = _child(node, key)
             if inner is not None and isinstance(value, dict) and value:

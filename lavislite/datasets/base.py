@@ -6,26 +6,25 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from lavislite.common.errors import ConfigError, DataError
+from lavislite.common.errors import ConfigError
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
 from lavislite.datasets.annotations import Record, read_records
 from lavislite.datasets.download import locate, sources
 from lavislite.datasets.images import ImageFiles
 from lavislite.datasets.packed import PackedStrings, file_stamp
+from lavislite.datasets.samples import Sample, collate
 from lavislite.datasets.tables import ImageTable
 from lavislite.processors import build_processor
 
 logger = get_logger(__name__)
 
-Sample = dict[str, Any]
 Processor = Callable[[Any], Any]
 PHASES = ("train", "eval")
 _ENTRIES = 10_000
@@ -131,40 +130,6 @@ class Dataset(torch.utils.data.Dataset):
         return collate(samples, f"{self.name}/{self.split}")
 
 
-def collate(samples: Sequence[Sample | None], owner: str = "") -> Sample:
-    """Samples to a batch: tensors stacked, numbers to a tensor, anything else in a list.
-
-    None is left out; a batch of nothing else is empty.
-
-    Raises:
-        DataError: the samples have different keys, or tensors of different shapes.
-    """
-    good = [sample for sample in samples if sample is not None]
-    if not good:
-        return {}
-    for sample in good:
-        if sample.keys() != good[0].keys():
-            raise DataError(
-                f"{owner}: the samples of a batch need the same keys, saw {sorted(good[0])} and "
-                f"{sorted(sample)}."
-            )
-    return {key: _stacked([sample[key] for sample in good], key, owner) for key in good[0]}
-
-
-def _stacked(values: list[Any], key: str, owner: str) -> Any:
-    if isinstance(values[0], torch.Tensor):
-        shapes = {tuple(value.shape) for value in values}
-        if len(shapes) > 1:
-            raise DataError(
-                f"{owner}: `{key}` has different shapes in one batch: {sorted(shapes)}. Does the "
-                "processor make them equal?"
-            )
-        return torch.stack(values)
-    if isinstance(values[0], (bool, int, float)):
-        return torch.tensor(values)
-    return values
-
-
 def _folders(folder: Path) -> list[Path]:
     """A folder and those in it: their times change when a file comes or goes."""
     if not folder.is_dir():
@@ -184,10 +149,12 @@ def _warn_about_ids(table: ImageTable, owner: str) -> None:
         )
 
 
-def id_number(dataset: str, image_id: str) -> int:
-    """A 62-bit number for an id, the same in every run and process, other in every dataset."""
-    digest = blake2b(f"{dataset}\0{image_id}".encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(digest.digest(), "big") >> 2
+def fetched_by(name: str) -> str:
+    """The advice of a data set whose pictures `lavislite download` fetches."""
+    return (
+        f"`lavislite download {name}` fetches them; where you have them already, set `images:` to "
+        "their folder."
+    )
 
 
 class DatasetBuilder:

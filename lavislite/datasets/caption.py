@@ -20,10 +20,10 @@ from lavislite.datasets.base import (
     DatasetBuilder,
     DatasetConfig,
     Processor,
-    Sample,
-    id_number,
+    fetched_by,
 )
 from lavislite.datasets.images import ImageFiles
+from lavislite.datasets.samples import Sample, id_number
 from lavislite.datasets.tables import ImageTable
 
 CHOICES = ("all", "random")
@@ -216,31 +216,19 @@ def build_captions(
 # Registered here rather than with @ on the class: Coco* only differ in their packaged defaults.
 datasets.register("image_caption")(ImageCaptionBuilder)
 
-COCO_ADVICE = (
-    "Get train2014.zip and val2014.zip from http://images.cocodataset.org/zips/, unpack them into "
-    "one folder and set `images:` to it (or into coco/images/ in the cache folder)."
-)
-
 
 @datasets.register("coco_caption")
 class CocoCaptionBuilder(ImageCaptionBuilder):
     """COCO captions in Karpathy's splits; the annotations are downloaded."""
 
-    advice = COCO_ADVICE
-
-
-VG_ADVICE = (
-    "Unpack images.zip and images2.zip of https://cs.stanford.edu/people/rak248/VG_100K_2/ into "
-    "vg/images in the cache folder, or set datasets.vg_caption.images to a folder that holds "
-    "VG_100K and VG_100K_2 (or all pictures in one folder `image`)."
-)
+    advice = fetched_by("coco_caption")
 
 
 @datasets.register("vg_caption")
 class VGCaptionBuilder(ImageCaptionBuilder):
     """Visual Genome's region phrases as captions: LAVIS's selection, or the official file."""
 
-    advice = VG_ADVICE
+    advice = f"{fetched_by('vg_caption')} It holds VG_100K and VG_100K_2, or all in one `image`."
     looks_at_folder = True
 
     def _records(self, files: list[Path], split: str, beside: bool) -> Iterator[Record]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavislite.common.errors import ConfigError, DataError
-from lavislite.common.io import cache_dir, fetch
+from lavislite.common.errors import ConfigError
+from lavislite.common.io import cache_dir
 from lavislite.common.registry import did_you_mean
+from lavislite.common.transfer import fetch
 
 _KEYS = ("path", "url", "md5", "sha256")
 
@@ -28,18 +28,14 @@ class Source:
         """The local file, downloaded if necessary. A `path` that does not exist is returned too.
 
         Raises:
-            UserError: the download fails.
-            DataError: its checksum is wrong.
+            UserError: the download fails, or its checksum is wrong.
         """
         if self.path is not None:
             found = locate(self.path)
             if found.exists() or self.url is None:
                 return found
         assert self.url is not None
-        file = fetch(self.url, sha256=self.sha256)
-        if self.md5 is not None:
-            _check_md5(file, self.md5, self.url)
-        return file
+        return fetch(self.url, sha256=self.sha256, md5=self.md5)
 
 
 def sources(entry: Any, where: str) -> list[Source]:
@@ -72,21 +68,3 @@ def locate(path: str | Path) -> Path:
         return here
     cached = cache_dir() / here
     return cached if cached.exists() else here
-
-
-def _check_md5(file: Path, expected: str, url: str) -> None:
-    """Raise DataError unless the file has this MD5; once checked, it is not read again."""
-    stamp = file.with_name(f"{file.name}.md5")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == expected:
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != expected:
-        file.unlink(missing_ok=True)
-        raise DataError(
-            f"{url}: expected MD5 {expected}, got {digest.hexdigest()}: the download is damaged or "
-            "the file has changed."
-        )
-    stamp.write_text(expected, encoding="utf-8")

@@ -12,9 +12,8 @@ from lavislite.datasets.image_text import ImageTextRetrievalBuilder
 from lavislite.datasets.records import existing
 
 ADVICE = (
-    "Ask for the pictures at https://shannon.cs.illinois.edu/DenotationGraph/ and set `images:` to "
-    "the folder that holds flickr30k-images (or put that into flickr30k/images/ in the cache "
-    "folder)."
+    "They come from their authors: `lavislite download flickr30k` says how, and verifies them. "
+    "Where you have them already, set `images:` to the folder that holds flickr30k-images."
 )
 _SPLITS = ("train", "val", "test")
 _PICTURES = "flickr30k-images"

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lavislite.common.catalog import datasets
-from lavislite.datasets.base import Dataset, DatasetBuilder, Processor, Sample
-from lavislite.datasets.caption import COCO_ADVICE, Pictures, build_captions
+from lavislite.datasets.base import Dataset, DatasetBuilder, Processor, fetched_by
+from lavislite.datasets.caption import Pictures, build_captions
 from lavislite.datasets.images import ImageFiles
+from lavislite.datasets.samples import Sample
 from lavislite.datasets.tables import ImageTable
 
 
@@ -96,4 +97,4 @@ class ImageTextRetrievalBuilder(DatasetBuilder):
 class CocoRetrievalBuilder(ImageTextRetrievalBuilder):
     """COCO captions in Karpathy's splits; the annotations are downloaded."""
 
-    advice = COCO_ADVICE
+    advice = fetched_by("coco_retrieval")

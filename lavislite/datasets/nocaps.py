@@ -11,14 +11,9 @@ from lavislite.common.catalog import datasets
 from lavislite.common.errors import DataError
 from lavislite.common.io import read_json
 from lavislite.datasets.annotations import Record, existing
-from lavislite.datasets.base import DatasetConfig
+from lavislite.datasets.base import DatasetConfig, fetched_by
 from lavislite.datasets.caption import CaptionDataset, ImageCaptionBuilder, ImageCaptionConfig
 from lavislite.datasets.recognise import looks_like
-
-ADVICE = (
-    "The pictures are part of Open Images: download each `coco_url` of the annotation file into "
-    "one folder and set `images:` to it (or into nocaps/images/<split>/ in the cache folder)."
-)
 
 
 @dataclass
@@ -90,7 +85,7 @@ class NoCapsBuilder(ImageCaptionBuilder):
     """The official files; captions are scored over all pictures and in each domain."""
 
     Config: ClassVar[type[DatasetConfig]] = NoCapsConfig
-    advice = ADVICE
+    advice = fetched_by("nocaps")
     looks_at_folder = True
 
     def build(self, split: str, *, train: bool) -> CaptionDataset:

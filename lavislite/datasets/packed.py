@@ -48,10 +48,16 @@ class StringPacker:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def __getitem__(self, k: int) -> str:
+        start, end = self._ends[k], self._ends[k + 1]
+        return self._blob[start:end].decode("utf-8", "surrogatepass")
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What `PackedStrings.from_arrays` takes."""
-        blob = np.frombuffer(bytes(self._blob), dtype=np.uint8)
-        return {f"{name}.utf8": blob, f"{name}.ends": np.asarray(self._ends, dtype=np.int64)}
+        """What `PackedStrings.from_arrays` takes, in the same memory: nothing is added later."""
+        return {
+            f"{name}.utf8": np.frombuffer(self._blob, np.uint8),
+            f"{name}.ends": np.frombuffer(self._ends, np.int64),
+        }
 
 
 class PackedStrings:

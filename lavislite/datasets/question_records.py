@@ -166,9 +166,30 @@ def question(
         answers=answers(where, names.of(record, "answer")),
         question_type=str(kind or ""),
         answer_type=str(names.of(record, "answer_type") or ""),
-        details={key: record[key] for key in _DETAILS if key in record},
+        details=_details(where, record),
         subset=subset or str(record.get("split") or ""),
     )
+
+
+def _details(where: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What only some data sets know; A-OKVQA's choices are checked."""
+    found = {key: record[key] for key in _DETAILS if key in record}
+    if not {"correct_choice_idx", "difficult_direct_answer"} & found.keys():
+        return found
+    choices, right = found.get("choices", []), found.get("correct_choice_idx")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise DataError(f"{where}: choices: expected a list of texts, saw {short(choices)}.")
+    if right is not None and (type(right) is not int or not 0 <= right < len(choices)):
+        raise DataError(
+            f"{where}: correct_choice_idx: expected the place of one of {len(choices)} choices, "
+            f"from 0, saw {short(right)}."
+        )
+    difficult = found.get("difficult_direct_answer", False)
+    if not isinstance(difficult, bool):
+        raise DataError(
+            f"{where}: difficult_direct_answer: expected true or false, saw {short(difficult)}."
+        )
+    return found
 
 
 def annotation(where: str, record: Mapping[str, Any]) -> Annotation:

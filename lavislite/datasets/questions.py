@@ -12,7 +12,7 @@ import numpy as np
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
-from lavislite.datasets.packed import file_stamp, stored
+from lavislite.datasets.packed import StringPacker, file_stamp, stored
 from lavislite.datasets.question_files import FORMATS, QuestionFile
 from lavislite.datasets.question_records import (
     FIELDS,
@@ -79,37 +79,13 @@ def read_questions(
     return QuestionTable(stored(["questions", *map(file_stamp, paths), json.dumps(options)], make))
 
 
-class _Column:
-    """Strings to be packed, one after the other."""
-
-    def __init__(self) -> None:
-        self.blob, self.ends = bytearray(), array("q", [0])
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def append(self, text: str) -> None:
-        self.blob += text.encode("utf-8", "surrogatepass")
-        self.ends.append(len(self.blob))
-
-    def __getitem__(self, k: int) -> str:
-        return self.blob[self.ends[k] : self.ends[k + 1]].decode("utf-8", "surrogatepass")
-
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """As `PackedStrings.arrays`, in the same memory."""
-        return {
-            f"{name}.utf8": np.frombuffer(self.blob, np.uint8),
-            f"{name}.ends": np.frombuffer(self.ends, np.int64),
-        }
-
-
 class _Collected:
     """Questions and answers of several files."""
 
     def __init__(self, details: bool) -> None:
         self.details = details
-        self.columns = {n: _Column() for n in (*PER_QUESTION, *PER_PICTURE, *PER_ANSWERED)}
-        self.choices = _Column()
+        self.columns = {n: StringPacker() for n in (*PER_QUESTION, *PER_PICTURE, *PER_ANSWERED)}
+        self.choices = StringPacker()
         self.picture, self.own_answers = array("q"), array("q")
         self.only_numbers = True
         self.rows: dict[str, int] = {}  # question id -> row
@@ -122,7 +98,7 @@ class _Collected:
 
     def add(self, file: QuestionFile) -> None:
         questions, annotations, repeated = len(self.rows), len(self.annotated), 0
-        choices = _Column()
+        choices = StringPacker()
         self.files.append((questions, file))
         for piece in file:
             if isinstance(piece, Question):
@@ -132,7 +108,7 @@ class _Collected:
             elif isinstance(piece, Located):
                 self.located[piece.image_id] = piece.image
             elif isinstance(piece, Choice):
-                choices.append(piece.answer)
+                choices.add(piece.answer)
         if len(choices):
             self.choices = choices
         if len(self.annotated) > annotations:
@@ -149,17 +125,17 @@ class _Collected:
         if row < len(self.columns["id"]):
             self._check_repeated(question, row, first, file)
             return False
-        self.columns["id"].append(json.dumps(question.question_id))
-        self.columns["text"].append(question.question)
+        self.columns["id"].add(json.dumps(question.question_id))
+        self.columns["text"].add(question.question)
         kept = question.details if self.details else {}
-        self.columns["details"].append(json.dumps(kept, ensure_ascii=False) if kept else "")
+        self.columns["details"].add(json.dumps(kept, ensure_ascii=False) if kept else "")
         self.only_numbers = self.only_numbers and isinstance(question.question_id, int)
         self.own_answers.append(self._add_answers(question))
         key = question.image, question.image_id, question.subset
         picture = self.pictures.setdefault(key, len(self.pictures))
         if picture == len(self.columns["image"]):
             for name, value in zip(PER_PICTURE, key, strict=False):
-                self.columns[name].append(value)
+                self.columns[name].add(value)
         self.picture.append(picture)
         return True
 
@@ -186,11 +162,11 @@ class _Collected:
         """The row of the answers and types; -1 when there are none."""
         if not (of.answers or of.question_type or of.answer_type):
             return -1
-        self.columns["answers"].append(
+        self.columns["answers"].add(
             json.dumps(of.answers, ensure_ascii=False) if of.answers else ""
         )
-        self.columns["question_type"].append(of.question_type)
-        self.columns["answer_type"].append(of.answer_type)
+        self.columns["question_type"].add(of.question_type)
+        self.columns["answer_type"].add(of.answer_type)
         return len(self.columns["answers"]) - 1
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -211,7 +187,7 @@ class _Collected:
                 answered[row] = annotated
         complete = self._check_answered(answered, first)
         for _, image_id, _ in self.pictures:
-            self.columns["located"].append(self.located.get(image_id, ""))
+            self.columns["located"].add(self.located.get(image_id, ""))
         arrays = {
             "picture": np.frombuffer(self.picture, np.int64),
             "answered": answered,
@@ -233,7 +209,7 @@ class _Collected:
 
     def _check_answered(self, answered: np.ndarray, first: Path) -> bool:
         """Whether all questions have answers; either all of them or none should."""
-        lengths = np.diff(np.frombuffer(self.columns["answers"].ends, np.int64))
+        lengths = np.diff(self.columns["answers"].arrays("answers")["answers.ends"])
         has = (answered >= 0) & np.append(lengths > 0, False)[answered]
         missing = np.flatnonzero(~has)
         if len(missing) and (has.any() or self.answer_files):

@@ -17,13 +17,12 @@ from lavislite.datasets.base import (
     DatasetBuilder,
     DatasetConfig,
     Processor,
-    Sample,
-    id_number,
+    fetched_by,
 )
-from lavislite.datasets.caption import COCO_ADVICE
 from lavislite.datasets.images import ImageFiles
 from lavislite.datasets.question_table import QuestionTable
 from lavislite.datasets.questions import FORMATS, read_questions
+from lavislite.datasets.samples import Sample, id_number
 
 
 @dataclass
@@ -213,7 +212,7 @@ datasets.register("image_vqa")(ImageVQABuilder)
 class CocoVQABuilder(ImageVQABuilder):
     """VQAv2: the official files, or those that LAVIS prepared."""
 
-    advice = f"{COCO_ADVICE} The test splits need test2015.zip as well."
+    advice = fetched_by("coco_vqa")
     formats = ("coco_vqa", "image_vqa")
 
 
@@ -221,7 +220,7 @@ class CocoVQABuilder(ImageVQABuilder):
 class OKVQABuilder(ImageVQABuilder):
     """OK-VQA, whose files have VQAv2's format: the official ones, or those that LAVIS prepared."""
 
-    advice = COCO_ADVICE
+    advice = fetched_by("ok_vqa")
     evaluation = "ok_vqa"
     formats = ("coco_vqa", "image_vqa")
 
@@ -230,11 +229,7 @@ class OKVQABuilder(ImageVQABuilder):
 class AOKVQABuilder(ImageVQABuilder):
     """A-OKVQA: the official files, or those that LAVIS prepared, which name the pictures."""
 
-    advice = (
-        "Get train2017.zip, val2017.zip and test2017.zip from http://images.cocodataset.org/zips/ "
-        "and unpack them into coco/images in the cache folder (the pictures of COCO 2014 and 2015 "
-        "will do), or set datasets.aok_vqa.images."
-    )
+    advice = f"{fetched_by('aok_vqa')} The pictures of COCO 2014 and 2015 will do."
     evaluation = "aok_vqa"
     formats = ("aok_vqa",)
 
@@ -243,10 +238,7 @@ class AOKVQABuilder(ImageVQABuilder):
 class GQABuilder(ImageVQABuilder):
     """GQA: the official files, or those that LAVIS prepared."""
 
-    advice = (
-        "Unpack https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip into gqa/ in the cache "
-        "folder, or set datasets.gqa.images."
-    )
+    advice = fetched_by("gqa")
     evaluation = "gqa"
     formats = ("gqa", "image_vqa")
 
@@ -255,9 +247,5 @@ class GQABuilder(ImageVQABuilder):
 class VGVQABuilder(ImageVQABuilder):
     """Visual Genome's questions, to train on: the official files, or LAVIS's."""
 
-    advice = (
-        "Unpack VG_100K and VG_100K_2 of https://cs.stanford.edu/people/rak248/VG_100K_2/ into "
-        "vg/images in the cache folder (LAVIS's file wants all pictures in vg/images/image), or "
-        "set datasets.vg_vqa.images."
-    )
+    advice = f"{fetched_by('vg_vqa')} LAVIS's file wants them all in one folder `image`."
     formats = ("vg_vqa", "image_vqa")

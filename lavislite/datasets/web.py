@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from lavislite.common.catalog import datasets
 from lavislite.common.errors import DataError
 from lavislite.common.logging import get_logger
+from lavislite.common.transfer import picture_name
 from lavislite.datasets.annotations import Record, read_records
 from lavislite.datasets.base import DatasetConfig
 from lavislite.datasets.caption import ImageCaptionBuilder, ImageCaptionConfig
@@ -45,11 +45,6 @@ class _Row:
     image: Any
     caption: Any
     image_id: Any = None
-
-
-def picture_name(row: int, url: str) -> str:
-    """Where a downloaded picture lies: the row of its list, from 0, and the URL's checksum."""
-    return f"{row}_{zlib.crc32(url.encode('utf-8', 'surrogatepass'))}.jpg"
 
 
 class WebCaptionBuilder(ImageCaptionBuilder):
@@ -155,6 +150,8 @@ def _pairs(file: Path, url: int, caption: int, header: bool) -> Iterator[_Row]:
     with file.open(encoding="utf-8-sig", newline="\n", errors="replace") as lines:
         for n, line in enumerate(lines):
             cells = line.rstrip("\r\n").split("\t")
+            if cells == [""]:  # counts as a row, as in the download
+                continue
             if len(cells) <= max(url, caption):
                 raise DataError(
                     f"{file}, line {n + 1}: expected a URL and a caption with a tab between them, "

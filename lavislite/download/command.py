@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from lavislite.download.description import (
     Manual,
     PictureList,
     describe,
+    names,
     show_size,
 )
 from lavislite.download.fetch import fetch_file, is_done, marker_of, staged
@@ -27,6 +29,27 @@ from lavislite.download.verify import complete, count_files, expected_of, missin
 ASK_ABOVE = 10**9
 _FILES_AT_ONCE = 4
 _PICTURES_AT_ONCE = 32
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command: fetch a data set, or list them all."""
+    if args.name is None:
+        for name in names():
+            print(f"{name:<24}{describe(name).title}")
+        return 0
+    download(
+        args.name,
+        args.part,
+        split=args.split,
+        type=args.type,
+        to=args.to,
+        yes=args.yes,
+        dry_run=args.dry_run,
+        workers=args.workers,
+        keep_archives=args.keep_archives,
+        limit=args.limit,
+    )
+    return 0
 
 
 def download(

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from lavislite.common.errors import DataError, UserError
-from lavislite.common.io import atomic_write_text, check_sum, download, file_lock
+from lavislite.common.io import atomic_write_text, file_lock
+from lavislite.common.transfer import check_sum, download
 from lavislite.download.description import File
 from lavislite.download.unpack import DamagedArchive, unpack
 from lavislite.download.verify import complete

@@ -20,6 +20,7 @@ from typing import Any
 
 from lavislite.common.errors import DataError, UserError
 from lavislite.common.io import atomic_write, read_json, require_path
+from lavislite.common.transfer import picture_name
 from lavislite.download.description import PictureList
 from lavislite.download.parallel import in_parallel
 from lavislite.download.pictures import PictureError, fetch_picture
@@ -205,7 +206,7 @@ def _tsv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
                     f"{caption_at + 1}. Is it the list of another data set?"
                 )
             if url:
-                yield Row(index, url, caption, row_name(index, url))
+                yield Row(index, url, caption, picture_name(index, url))
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -236,7 +237,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _sbu_row(index: int, item: tuple[str, str]) -> Row:
-    return Row(index, item[0], item[1].strip(), row_name(index, item[0]))
+    url, caption = item[0].strip(), item[1].strip()
+    return Row(index, url, caption, picture_name(index, url))
 
 
 def _coco_row(index: int, item: dict[str, Any]) -> Row:
@@ -254,12 +256,7 @@ def _safe(name: Any, index: int, url: str) -> str:
     """`name` if it is a plain file name, otherwise the row's own."""
     if isinstance(name, str) and re.fullmatch(r"\w[\w.\-]{0,150}", name):
         return name
-    return row_name(index, url)
-
-
-def row_name(index: int, url: str) -> str:
-    """LAVIS's name for the picture of a row."""
-    return f"{index}_{zlib.crc32(url.encode('utf-8', 'surrogatepass'))}.jpg"
+    return picture_name(index, url)
 
 
 def _is_url(text: str) -> bool:

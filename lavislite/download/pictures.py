@@ -9,7 +9,7 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
-from lavislite.common.io import open_url
+from lavislite.common.transfer import open_url
 
 MAX_BYTES = 30 * 10**6
 MAX_PIXELS = 100 * 10**6

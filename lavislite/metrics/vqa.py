@@ -54,6 +54,11 @@ _MENDED = {
 Answers = Sequence[Any]  # of strings, or of objects with `answer`
 
 
+def answer_text(answer: Any) -> str:
+    """An annotator's answer, which is a text or the official object with one."""
+    return answer["answer"] if isinstance(answer, Mapping) else answer
+
+
 def clean_punctuation(text: str) -> str:
     """`text` without the punctuation that does not count.
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
-from lavislite.common.io import fetch
 from lavislite.common.registry import did_you_mean
 from lavislite.common.tensors import load_tensors
+from lavislite.common.transfer import fetch
 
 State = Mapping[str, Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 Curve = list[tuple[float, float]]  # (step, value), by step
 COLOURS = ("#3b7dd8", "#e07b39", "#2f9e7c", "#9063cd", "#cf4f76", "#8a8f2b")
 RECALL_AT = (1, 5, 10)
+LEGEND_INSIDE = 12  # curves
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,22 @@ def _finish(axis: Any, theme: Theme, title: str, *, ylabel: str = "", legend: bo
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.faint)
     if legend and axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8.5, labelcolor=theme.ink, facecolor=theme.paper, framealpha=0.8,
-                    edgecolor=theme.faint)  # fmt: skip
+        _legend(axis, theme)
+
+
+def _legend(axis: Any, theme: Theme) -> None:
+    """Beside the curves; below them, in a figure that grows, where it would cover them."""
+    handles, labels = axis.get_legend_handles_labels()
+    style = {"fontsize": 8.5, "labelcolor": theme.ink, "facecolor": theme.paper}
+    style |= {"framealpha": 0.8, "edgecolor": theme.faint}
+    if len(labels) <= LEGEND_INSIDE:
+        axis.legend(**style)
+        return
+    figure = axis.figure
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width / (0.6 + 0.07 * max(map(len, labels)))))
+    figure.set_size_inches(width, height + 0.2 * math.ceil(len(labels) / columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **style)
 
 
 def png(figure: Any) -> bytes:

@@ -164,6 +164,8 @@ def metrics_text(
 ) -> str:
     """An evaluation for the eye: the task's table, or all metrics in one line if it has none."""
     title = f"step {step}, evaluated in {seconds:.1f} s"
+    if not metrics:
+        return f"{title}: no metrics"
     if summary:
         return f"{title}\n{table(summary)}"
     return f"{title}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

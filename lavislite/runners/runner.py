@@ -319,6 +319,7 @@ class Runner:
             if self.cfg.report:
                 self._write_report(metrics, summary)
             shown = table(summary) or "\n".join(f"{k}  {v:.4g}" for k, v in metrics.items())
+            shown = shown or "no metrics"
             logger.info("\nResult\n%s\n%.1f minutes. Files: %s", shown, minutes, self.run_dir)
         distributed.barrier()
 

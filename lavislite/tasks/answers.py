@@ -10,7 +10,7 @@ from typing import Any
 from lavislite.common.errors import DataError
 from lavislite.common.logging import get_logger, warn_once
 from lavislite.metrics.vqa import vqa_accuracy
-from lavislite.tasks.base import Row, split_name
+from lavislite.tasks.base import Row, padded, split_name
 from lavislite.tasks.baselines import BASELINES
 
 logger = get_logger(__name__)
@@ -175,12 +175,6 @@ def accuracy_table(
             if start + extra in metrics:
                 table.append([extra, f"{metrics[start + extra]:.1f}"])
     return padded(table)
-
-
-def padded(table: list[list[str]]) -> list[list[str]]:
-    """`table` with rows of one length."""
-    width = max(map(len, table), default=0)
-    return [row + [""] * (width - len(row)) for row in table]
 
 
 def _score(measure: Measure, who: str, row: Row, dataset: Any) -> float:

@@ -12,10 +12,9 @@ from lavislite.common import catalog
 from lavislite.common.evaluation import EvalContext
 from lavislite.common.schema import RunConfig
 from lavislite.metrics.aokvqa import direct_answer_score
-from lavislite.metrics.vqa import normalize_answer
+from lavislite.metrics.vqa import answer_text, normalize_answer
 from lavislite.tasks.answers import Measure, Types, accuracy_table, has_answers
 from lavislite.tasks.base import Row
-from lavislite.tasks.baselines import answer_text
 from lavislite.tasks.vqa import Candidates, VQATask
 from lavislite.tasks.vqa_config import VQAConfig, check_name
 

@@ -18,7 +18,7 @@ from lavislite.common.schema import RunConfig
 
 __all__ = [
     *("EvalContext", "EvalResult", "Row", "Task"),
-    *("evaluating", "gather_rows", "on_main", "split_name"),
+    *("evaluating", "gather_rows", "on_main", "padded", "split_name"),
 ]
 
 Row = dict[str, Any]
@@ -138,6 +138,12 @@ def gather_rows(rows: list[Row], key: str, expected: Iterable[Hashable], dataset
             "cannot be compared with others. Are all images readable?"
         )
     return [found[value] for value in order]
+
+
+def padded(table: list[list[str]]) -> list[list[str]]:
+    """`table` with rows of one length."""
+    width = max(map(len, table), default=0)
+    return [row + [""] * (width - len(row)) for row in table]
 
 
 def split_name(dataset: Any) -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lavislite.common.errors import ConfigError
+from lavislite.metrics.vqa import answer_text
 from lavislite.tasks.base import split_name
 
 BASELINES = ("majority", "blind", "other_image", "caption")
-
-
-def answer_text(answer: Any) -> str:
-    """An annotator's answer, which is a text or the official object with one."""
-    return answer["answer"] if isinstance(answer, Mapping) else answer
 
 
 def answer_counts(answers: Iterable[Any]) -> list[tuple[str, int]]:

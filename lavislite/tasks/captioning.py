@@ -13,7 +13,7 @@ from lavislite.common.errors import ConfigError
 from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.generation import GenerationOptions
 from lavislite.common.schema import RunConfig
-from lavislite.tasks.base import Row, Task
+from lavislite.tasks.base import Row, Task, padded
 from lavislite.tasks.captioner import DOMAIN_METRICS, Captioner
 
 METRICS = ("CIDEr", "Bleu_4", "METEOR", "ROUGE_L", "SPICE")  # columns of the table, in this order
@@ -100,5 +100,4 @@ def caption_table(metrics: Mapping[str, float]) -> list[list[str]]:
             suffix = "" if title == "all" else f"_{title}"
             cells = [own.get(f"{name}{suffix}") for name in columns]
             table.append([title, *("" if value is None else f"{value:.3f}" for value in cells)])
-    width = max(map(len, table), default=0)
-    return [row + [""] * (width - len(row)) for row in table]
+    return padded(table)

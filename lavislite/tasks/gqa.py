@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from lavislite.common import catalog
 from lavislite.common.errors import ConfigError, DataError
 from lavislite.common.evaluation import EvalContext
-from lavislite.common.io import fetch, read_json, require_path
+from lavislite.common.io import read_json, require_path
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
+from lavislite.common.transfer import fetch
 from lavislite.metrics.gqa import gqa_match, gqa_scores
 from lavislite.tasks.answers import Measure, Types, accuracy_table, has_answers
 from lavislite.tasks.base import Row, on_main, split_name
@@ -82,6 +83,9 @@ class GQATask(VQATask):
             path = getattr(self.cfg, key)
             if path is not None and "://" not in path:
                 require_path(path, f"run.{key}")
+        first = dataset.annotation(0)
+        if has_answers(first) and not _is_official(first):
+            self._refuse_files(dataset)
 
     def measures(self) -> list[Measure]:
         return [
@@ -174,7 +178,8 @@ def _right(row: Row) -> str:
 
 
 def _type(row: Row, kind: str) -> str:
-    return (row.get("details", {}).get("types") or {}).get(kind) or ""
+    types = row.get("details", {}).get("types")
+    return (types.get(kind) or "") if isinstance(types, Mapping) else ""
 
 
 def _form(row: Row) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor
 from lavislite.common import catalog
 from lavislite.common.errors import ConfigError
 from lavislite.common.evaluation import EvalContext, EvalResult
-from lavislite.common.io import fetch, read_json
+from lavislite.common.io import read_json
 from lavislite.common.loading import batch_indices, evaluation_batches
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
+from lavislite.common.transfer import fetch
 from lavislite.tasks.answers import (
     MODEL,
     VQA_TYPES,

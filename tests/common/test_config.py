@@ -207,6 +207,25 @@ def test_wrong_types_say_expected_and_seen(project: Path) -> None:
     )
 
 
+def test_a_list_and_a_mapping_replace_each_other_where_both_may_stand(project: Path) -> None:
+    text = project.read_text().replace(
+        "{images: /pictures}", "{images: [a, b], annotations: {train: {path: a.json, url: b}}}"
+    )
+    project.write_text(text)
+    options = ["datasets.captions.annotations.train=[a, b]", "datasets.captions.images={val: c}"]
+    captions = load_config(project, options).datasets["captions"]
+    assert (captions.annotations, captions.images) == ({"train": ["a", "b"]}, {"val": "c"})
+    cfg = load_config(project, ["datasets.captions.annotations.train.path=c"])
+    assert cfg.datasets["captions"].annotations == {"train": {"path": "c", "url": "b"}}
+    for option, expected in (
+        ("datasets.captions.annotations=[a]", "expected a mapping, saw ['a'] (list)"),
+        ("run.train_splits={a: b}", "expected list[str], saw {'a': 'b'} (dict)"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(project, [option])
+        assert str(caught.value) == f"--options: {option.split('=')[0]}: {expected}"
+
+
 def test_all_mistakes_are_told_at_once(project: Path) -> None:
     text = message(project, "model: {pretraind: x}\nrun: {max_epoch: a, sede: 1}")
     assert [line.split(": ")[1] for line in text.splitlines()] == [

@@ -85,6 +85,13 @@ def test_a_key_the_component_declares_is_its_own() -> None:
     assert lavis_compat.translate_model(data, {"image_size", "pretrained"}) == data
 
 
+def test_the_lemmatizer_of_a_model_is_a_task_here(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ours = lavis_compat.translate_model({"apply_lemmatizer": True, "prompt": "x"}, {"prompt"})
+    assert ours == {"prompt": "x"}
+    assert "model.apply_lemmatizer has no effect: run.task: ok_vqa" in caplog.text
+
+
 def test_both_spellings_ours_wins() -> None:
     data = {"freeze_vit": True, "vision": {"freeze": False}}
     assert lavis_compat.translate_model(data, {"vision"}) == {"vision": {"freeze": False}}

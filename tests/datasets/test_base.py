@@ -14,10 +14,10 @@ from dataset_parts import SIZE, build, draw, write
 from PIL import Image
 
 from lavislite.common.config import resolve
-from lavislite.common.errors import ConfigError, DataError
-from lavislite.datasets.base import collate, id_number
+from lavislite.common.errors import ConfigError, DataError, UserError
 from lavislite.datasets.caption import ImageCaptionBuilder
 from lavislite.datasets.images import TooManyBadImages
+from lavislite.datasets.samples import collate, id_number
 
 
 def captions(tmp_path: Path, n: int) -> Path:
@@ -187,7 +187,7 @@ def test_downloads_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     builder.cfg.annotations["train"] = {**source, "path": str(file), "md5": "0" * 32}
     builder.prepare()  # a local copy is the user's own business
     builder.cfg.annotations["train"] = {**source, "md5": "0" * 32}
-    with pytest.raises(DataError, match=r"expected MD5 000"):
+    with pytest.raises(UserError, match=r"expected MD5 000"):
         builder.prepare()
 
 

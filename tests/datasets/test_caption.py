@@ -148,5 +148,5 @@ def test_edited_annotations_count(annotations: dict[str, str], tmp_path: Path) -
 
 def test_coco_without_pictures_says_where_to_get_them(annotations: dict[str, str]) -> None:
     cfg = CocoCaptionBuilder.Config(**SIZE, annotations=annotations, images="coco/images")
-    with pytest.raises(DataError, match=r"no folder coco/images .*images.cocodataset.org/zips"):
+    with pytest.raises(DataError, match=r"no folder coco/images .*lavislite download coco_caption"):
         CocoCaptionBuilder(cfg, name="coco_caption").build("val", train=False)

@@ -94,7 +94,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, change: Any, message: str) ->
 
 def test_missing_pictures_say_where_to_get_them(tmp_path: Path) -> None:
     annotations = {"val": str(write(tmp_path / "val.json", official()))}
-    with pytest.raises(DataError, match="part of Open Images"):
+    with pytest.raises(DataError, match="lavislite download nocaps"):
         build(
             NoCapsBuilder, "val", train=False, annotations=annotations, images=str(tmp_path / "x")
         )

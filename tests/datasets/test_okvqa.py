@@ -107,7 +107,7 @@ def test_the_test_split_has_choices_but_no_answers(tmp_path: Path) -> None:
 
 
 def test_missing_pictures_are_those_of_2017(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"val2017/000000461751.jpg.*val2017.zip"):
+    with pytest.raises(DataError, match=r"val2017/000000461751.jpg.*lavislite download aok_vqa"):
         aokvqa(tmp_path, [aokvqa_record("val", "x")], picture="other.jpg")
 
 

@@ -13,6 +13,7 @@ from dataset_parts import build, draw, write
 from lavislite.common.config import resolve
 from lavislite.common.errors import DataError
 from lavislite.common.packaged import packaged_defaults
+from lavislite.common.transfer import picture_name
 from lavislite.datasets.annotations import read_records
 from lavislite.datasets.caption import CocoCaptionBuilder, VGCaptionBuilder
 from lavislite.datasets.flickr30k import Flickr30kBuilder
@@ -22,8 +23,8 @@ from lavislite.datasets.web import (
     ConceptualCaption3MBuilder,
     ConceptualCaption12MBuilder,
     SBUCaptionBuilder,
-    picture_name,
 )
+from lavislite.download.lists import read_rows
 
 # ---- COCO
 
@@ -365,6 +366,19 @@ def test_rows_whose_picture_is_there(
     assert [data.files.path(k) for k in range(3)] == [web / named[k][0] for k in THERE]
     assert all(data[i] is not None for i in range(3))
     assert "3 of 5 rows are used" in caplog.text
+
+
+def test_a_blank_line_counts_as_a_row(web: Path, tmp_path: Path) -> None:
+    k = THERE[-1]
+    lines = ["" if n == 1 else f"{WEB[n]}\t{URLS[n]}" for n in range(k + 1)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    rows = [row.name for row in read_rows(tmp_path / "a.tsv", ("caption", "url"))]
+    data = build(
+        ConceptualCaption3MBuilder,
+        annotations={"train": str(tmp_path / "a.tsv")},
+        images=str(web),
+    )
+    assert rows[-1] == data.files.path(len(data) - 1).name == picture_name(k, URLS[k])
 
 
 def test_absolute_paths_that_are_right_are_used_as_they_are(web: Path, tmp_path: Path) -> None:

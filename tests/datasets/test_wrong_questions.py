@@ -16,6 +16,8 @@ from lavislite.datasets.vqa import CocoVQABuilder, ImageVQABuilder
 
 NAME = "{subset}/COCO_{subset}_{image_id:012d}.jpg"
 
+AOK = {"image": "0.jpg", "question": "a?", "choices": ["a", "b"], "correct_choice_idx": 1}
+
 
 def records(tmp_path: Path, rows: Any, **options: Any):
     draw(tmp_path / "images", 3)
@@ -58,6 +60,12 @@ def changed(file: str, **changes: Any) -> str:
         ([{"image": "0.jpg", "question": "a?", "answer": 5}], "expected an answer or a list"),
         ([{"image": "0.jpg", "question": "a?", "question_id": 1.5}], "question_id: expected a num"),
         ([{"image": "0.jpg", "question": "a?", "image_id": []}], "image_id: expected a number or"),
+        ([AOK | {"choices": "ab"}], "record 1: choices: expected a list of texts, saw 'ab'"),
+        ([AOK | {"choices": ["a", None]}], "record 1: choices: expected a list of texts"),
+        ([AOK | {"correct_choice_idx": 2}], "correct_choice_idx: .* one of 2 choices.* saw 2"),
+        ([AOK | {"correct_choice_idx": -1}], "correct_choice_idx: .* one of 2 choices.* saw -1"),
+        ([AOK | {"correct_choice_idx": "1"}], "correct_choice_idx: .* one of 2 .* saw '1'"),
+        ([AOK | {"difficult_direct_answer": "no"}], "expected true or false, saw 'no'"),
         ([{"image": "0.jpg", "caption": "a cat"}], "record 1: holds captions, not questions"),
         ([{"question_id": 4, "answer": "a"}], r"holds answers without questions \(a result file"),
         (

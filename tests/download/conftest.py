@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lavislite.common import io
+from lavislite.common import transfer
 from lavislite.download import description
 
 
@@ -96,7 +96,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(io.time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     served = Server()
     yield served
     served.close()

@@ -6,6 +6,7 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -115,6 +116,17 @@ def test_a_damaged_archive_says_so(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:-20])
     with pytest.raises(DamagedArchive, match="cannot be unpacked"):
         unpack(tar, tmp_path / "to", "tar")
+
+
+def test_a_tar_whose_checksum_is_wrong_says_so(tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(Random(0).randbytes(1 << 18))
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "noise", "noise")
+    content = bytearray((tmp_path / "a.tgz").read_bytes())
+    content[-8] ^= 1  # of gzip's own checksum, at its end
+    (tmp_path / "a.tgz").write_bytes(content)
+    with pytest.raises(DamagedArchive, match="cannot be unpacked"):
+        unpack(tmp_path / "a.tgz", tmp_path / "to", "tar")
 
 
 def test_an_archive_larger_than_the_disk_is_not_begun(

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lavislite.runners.example_figure import overlay
-from lavislite.runners.report import read_log, write_report
+from lavislite.runners.history import read_log
+from lavislite.runners.report import write_report
 
 RECALLS = {
     f"{prefix}{way}_r{k}": 10.0 * k

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from lavislite.common.errors import CheckpointError, ConfigError
-from lavislite.common.io import fetch, read_json, require_path
+from lavislite.common.io import read_json, require_path
 from lavislite.common.logging import get_logger
 from lavislite.common.tensors import load_tensors
+from lavislite.common.transfer import fetch
 from lavislite.models.base import BaseModel, check_state, copy_tensors, distinct_tensors
 from lavislite.models.blip2.lavis_names import VISION, WORDS, from_lavis, inner_prefix, to_lavis
 from lavislite.models.blip2.stage2_weights import (

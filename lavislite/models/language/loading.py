@@ -12,9 +12,9 @@ from torch import nn
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
 from lavislite.common.hub import hub_trouble
-from lavislite.common.io import fetch
 from lavislite.common.registry import did_you_mean
 from lavislite.common.tensors import load_tensors
+from lavislite.common.transfer import fetch
 from lavislite.models.language.base import LanguageConfig
 from lavislite.models.language.extras import quantization, require
 from lavislite.models.language.probe import check_family

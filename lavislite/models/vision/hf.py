@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError, ConfigError, UserError
 from lavislite.common.hub import hub_trouble
-from lavislite.common.io import fetch
 from lavislite.common.registry import did_you_mean
 from lavislite.common.tensors import load_tensors
+from lavislite.common.transfer import fetch
 
 # Model types that AutoModel does not resolve to an image encoder: model type -> class.
 TOWERS = {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lavislite.common import catalog
 from lavislite.common.errors import CheckpointError
-from lavislite.common.io import fetch
 from lavislite.common.tensors import load_tensors
+from lavislite.common.transfer import fetch
 from lavislite.models.vision.positions import interpolate_positions
 from lavislite.models.vision.timm import TimmBackbone
 
