@@ -11,11 +11,9 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.10",
         "peft>=0.15",
-        "simplemma>=1.0",
     ],
     "bnb": ["accelerate>=1.0", "bitsandbytes>=0.43"],
     "lora": ["peft>=0.15"],
-    "okvqa": ["simplemma>=1.0"],
 }
 
 VERSION = Path("lavislite/common/version.py").read_text().split('"')[-2]
@@ -47,6 +45,7 @@ setup(
         "fairscale>=0.4.13",
         "numpy>=1.26",
         "pycocoevalcap>=1.2",
+        "simplemma>=1.0",
         "pillow>=10.3",
         "matplotlib>=3.8",
         "tensorboard>=2.16",

@@ -74,7 +74,7 @@ def score_ok_vqa(files: Files) -> Report:
     if files.lemmatize or find_spec("simplemma"):
         return score_vqa(replace(files, lemmatize=True), "ok_vqa")
     report = score_vqa(files, "ok_vqa")
-    report.notes.append("lemmatised predictions: not scored, pip install 'lavislite[okvqa]'")
+    report.notes.append("lemmatised predictions: not scored, pip install simplemma")
     return report
 
 

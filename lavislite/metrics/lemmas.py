@@ -53,7 +53,5 @@ def _lemmatizer() -> Callable[[str], str]:
     try:
         import simplemma
     except ImportError as error:
-        raise ImportError(
-            "Lemmas need the package simplemma: pip install 'lavislite[okvqa]'"
-        ) from error
+        raise ImportError("Lemmas need the package simplemma: pip install simplemma") from error
     return lru_cache(maxsize=1 << 16)(lambda word: simplemma.lemmatize(word, lang="en"))

@@ -79,10 +79,10 @@ def test_a_missing_package_is_said_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(_: str) -> str:
-        raise ImportError("pip install 'lavislite[okvqa]'")
+        raise ImportError("pip install simplemma")
 
     monkeypatch.setattr(ok_vqa, "lemmatize", missing)
-    with pytest.raises(UserError, match=r"Task 'ok_vqa': .*lavislite\[okvqa\]"):
+    with pytest.raises(UserError, match=r"Task 'ok_vqa': .*simplemma"):
         task()
 
 
