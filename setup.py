@@ -14,6 +14,7 @@ EXTRAS = {
     ],
     "bnb": ["accelerate>=1.0", "bitsandbytes>=0.43"],
     "lora": ["peft>=0.15"],
+    "s3": ["s3fs>=2024.2"],
 }
 
 VERSION = Path("lavislite/common/version.py").read_text().split('"')[-2]
@@ -42,6 +43,8 @@ setup(
         "safetensors>=0.4.5",
         "huggingface_hub>=1.0",
         "iopath>=0.1.10",
+        "fsspec>=2024.2",
+        "filelock>=3.12",
         "fairscale>=0.4.13",
         "numpy>=1.26",
         "pycocoevalcap>=1.2",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from lavislite.checks import (
 from lavislite.common import catalog, distributed
 from lavislite.common.config import Config
 from lavislite.common.errors import ConfigError, UserError
+from lavislite.common.logging import get_logger
 from lavislite.common.transfer import fetch
 from lavislite.playground import ensure_playground_parts
 from lavislite.run_dir import (
+    LaunchRecord,
     create_run_dir,
+    find_begun,
     find_resume,
     mark_latest,
     require_writable,
     scratch_dir,
 )
+
+logger = get_logger(__name__)
 
 TOKENIZER = "tokenizer"  # folder of a run that holds its vocabulary
 
@@ -74,6 +80,7 @@ def build_runner(
         UserError: the first thing that cannot work, before any expensive work.
     """
     check_config(cfg)
+    launch = LaunchRecord.of(cfg, os.environ)
     name = Path(project).name
     stem = name.removesuffix(".yaml").removesuffix(".yml")  # a dot elsewhere belongs to the name
     if checkpoint is not None:
@@ -81,7 +88,12 @@ def build_runner(
     check_parts(cfg)
     if not dry_run:
         on_main(lambda: require_writable(Path(cfg.run.output_dir)))
-    resumed = on_main(lambda: find_resume(cfg.run, stem))
+    begun = on_main(lambda: find_begun(cfg.run, stem, launch)) if train and not dry_run else None
+    resumed = begun or on_main(lambda: find_resume(cfg.run, stem))
+    run = cfg.run
+    if begun is not None:
+        logger.info("This launch has been here before: continuing in %s", begun)
+        run = replace(cfg.run, resume=launch.resume(begun, cfg.run.resume))
     task = build_task(cfg)
     data = build_data(cfg, train=train)
     check_image_size(cfg, data)
@@ -91,12 +103,16 @@ def build_runner(
     if resumed is None or dry_run or not train:
         run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem, train))
         new = True
+    if train and not dry_run and begun is None:
+        on_main(lambda: launch.write(run_dir))
     with _removed_on_failure(run_dir if new else None):
-        model = build_model(cfg, captions=Lazily(data.captions), vocabulary=resumed)
+        has_vocabulary = resumed is not None and (resumed / TOKENIZER).is_dir()
+        vocabulary = resumed if has_vocabulary else None
+        model = build_model(cfg, captions=Lazily(data.captions), vocabulary=vocabulary)
         check_statistics(cfg, data, model)
         _save_vocabulary(model, run_dir)
         runner = catalog.runners.get(cfg.run.runner)(
-            cfg.run,
+            run,
             task=task,
             model=model,
             datasets=data.evaluated,
@@ -215,11 +231,13 @@ def build_loader(cfg: Config, data: Data) -> Any:
     from lavislite.datasets.loading import TrainLoader
 
     named = [(name, part) for name, parts in data.train.items() for part in parts]
+    steps = cfg.run.steps_per_epoch
     return TrainLoader(
         [part for _, part in named],
         [cfg.datasets[name].ratio for name, _ in named],
         batch_size=cfg.run.batch_size_train,
         num_workers=cfg.run.num_workers,
+        batches_per_epoch=None if steps is None else steps * cfg.run.accum_grad_iters,
         seed=cfg.run.seed,
     )
 
@@ -254,12 +272,15 @@ def _once(work: Callable[[], Any], mine: bool) -> Any:
             result = work()
         except Exception as caught:  # the others wait for us: tell them before it is raised here
             error = caught
+            error.shared = True  # type: ignore[attr-defined]
     told = distributed.all_gather_objects((result, None if error is None else str(error)))
     if error is not None:
         raise error
     failed = next((message for _, message in told if message is not None), None)
     if failed is not None:
-        raise UserError(failed)
+        problem = UserError(failed)
+        problem.shared = True  # type: ignore[attr-defined]
+        raise problem
     return told[0][0]
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``lavislite train | evaluate | score | validate | convert | download ...``.
+"""The command line: ``lavislite train | evaluate | score | validate | estimate | convert ...``.
 
 Nothing heavy is imported before a command needs it, so ``--help`` and the listings are instant.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lavislite import __version__
-from lavislite.cli_options import add_config, add_convert, add_download, add_dry_run
+from lavislite.cli_options import add_config, add_convert, add_download, add_dry_run, add_estimate
 from lavislite.common.errors import UserError
 from lavislite.score_report import add_score_arguments
 
@@ -27,6 +27,7 @@ examples:
   torchrun --nproc-per-node=8 train.py --cfg-path my.yaml
   lavislite evaluate --cfg-path my.yaml --checkpoint output/my/latest
   lavislite validate --cfg-path my.yaml                     configuration and annotation files, no model
+  lavislite estimate my.yaml --gpus 16 --memory 40          what fits, with which strategy; FLOPs, hours
   lavislite score vqa --predictions answers.json --annotations v2_mscoco_val2014_annotations.json
   lavislite convert output/my/latest exported --to hf       for transformers and vLLM
   lavislite download coco_caption --split val               size and licence first, then fetch and verify
@@ -99,6 +100,12 @@ def score_results(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def estimate_needs(args: argparse.Namespace) -> int:
+    from lavislite.estimate.command import run
+
+    return run(args)
+
+
 def convert_model(args: argparse.Namespace) -> int:
     from lavislite.common.userdir import import_user_dir
     from lavislite.convert import convert
@@ -151,20 +158,29 @@ def _list(zoo: Any, pattern: str, kind: str) -> int:
 
 
 def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
+    from lavislite.common import distributed
+
+    run = cfg.run
+    distributed.init_distributed(run.dist_timeout_minutes, run.device, run.dist_warn_seconds)
+    with distributed.failing_together():
+        _build_and_run(cfg, args, train)
+    distributed.shutdown()
+    return 0
+
+
+def _build_and_run(cfg: Any, args: argparse.Namespace, train: bool) -> None:
     import shutil
 
     from lavislite.build import build_runner
     from lavislite.common import distributed
     from lavislite.playground import keep_result
 
-    distributed.init_distributed(cfg.run.dist_timeout_minutes, cfg.run.device)
-    checkpoint = getattr(args, "checkpoint", None)
     runner = build_runner(
         cfg,
         project=_project_name(args.cfg_path),
         train=train,
         dry_run=args.dry_run,
-        checkpoint=checkpoint,
+        checkpoint=getattr(args, "checkpoint", None),
     )
     try:
         if args.dry_run:
@@ -174,16 +190,11 @@ def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
             runner.train()
         else:
             runner.evaluate()
-    except UserError as error:
-        error.own_rank = True  # type: ignore[attr-defined]
-        raise
     finally:
         if args.dry_run and distributed.is_main():
             shutil.rmtree(runner.run_dir, ignore_errors=True)
     if train and not args.dry_run:
         keep_result(cfg, _project_name(args.cfg_path), runner)
-    distributed.shutdown()
-    return 0
 
 
 def _load(args: argparse.Namespace) -> Any:
@@ -252,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add("validate", validate, "check configuration and annotation files, build no model")
     add_config(sub, required=True)
+    add_estimate(add("estimate", estimate_needs, "parameters, FLOPs, memory and hours of a recipe"))
     add_score_arguments(add("score", score_results, "the official figures of a result file"))
     add_convert(add("convert", convert_model, "write a model in another format, and check it"))
     add_download(add("download", download, "fetch a data set, resume, unpack, verify"))

@@ -39,6 +39,25 @@ def add_download(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cfg_path", metavar="YAML", help="project file")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="of each; default: what the GPU has"
+    )
+    parser.add_argument(
+        "--gpu", default="a100-40g", metavar="NAME", help="a100-40g (default), a100-80g, h100, ..."
+    )
+    parser.add_argument(
+        "--mfu", type=float, default=0.3, metavar="PART", help="of the GPU's peak; default 0.3"
+    )
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="training samples, when the recipe counts epochs"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    add_options(parser)
+
+
 def add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--cfg-path", required=required, metavar="YAML", help="project file")
     add_options(parser)

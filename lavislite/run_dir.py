@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from lavislite.common.config import Config
 from lavislite.common.errors import UserError
-from lavislite.common.io import atomic_write_text
+from lavislite.common.io import atomic_write_text, read_json
+from lavislite.common.launch import Launch
 from lavislite.common.schema import RunConfig
 
 CONFIG = "config.yaml"
 LATEST = "latest"
+LAUNCH = "launch.json"
+RESULTS = "results.json"
 
 
 def create_run_dir(cfg: Config, stem: str, train: bool = True) -> Path:
@@ -67,12 +74,66 @@ def find_resume(run: RunConfig, stem: str) -> Path | None:
     Raises:
         UserError: the path does not exist, or holds no checkpoint.
     """
-    from lavislite.runners.checkpoint import run_dir_of
+    from lavislite.runners.find import run_dir_of
 
     if run.resume is None:
         return None
     found = run_dir_of(run.resume, Path(run.output_dir) / stem)
     return None if found is None else found.resolve()  # not `latest`, which will move
+
+
+@dataclass(frozen=True)
+class LaunchRecord:
+    """What tells a run folder's own job from others: ``launch.json``, for when it starts again.
+
+    The file stays as the first start has written it.
+    """
+
+    launch: Launch
+    config_sha256: str
+
+    @classmethod
+    def of(cls, cfg: Config, environ: Mapping[str, str]) -> LaunchRecord:
+        return cls(Launch.of(environ), hashlib.sha256(cfg.to_yaml().encode()).hexdigest())
+
+    def write(self, run_dir: Path) -> None:
+        """Remember in `run_dir`, for as long as the launcher has a name for the job."""
+        if self.launch.names:
+            content = {"names": self.launch.names, "config_sha256": self.config_sha256}
+            atomic_write_text(run_dir / LAUNCH, json.dumps(content, indent=2))
+
+    def fits(self, file: Path) -> bool:
+        """An earlier start of this job with this configuration has written `file`."""
+        known = read_json(file)
+        same = set(known["names"]) & set(self.launch.before)
+        return bool(same) and known["config_sha256"] == self.config_sha256
+
+    def resume(self, run_dir: Path, asked: str | None) -> str | None:
+        """What ``run.resume`` must be in `run_dir`: as `asked` until there is a newer checkpoint.
+
+        (What was asked for may itself be a checkpoint in that folder, and not the newest.)
+        """
+        began = (run_dir / LAUNCH).stat().st_mtime
+        saved = (run_dir / "checkpoints").glob("step_*")
+        return "auto" if any(folder.stat().st_mtime >= began for folder in saved) else asked
+
+
+def find_begun(run: RunConfig, stem: str, record: LaunchRecord) -> Path | None:
+    """The folder in which an earlier start of the same job has begun this run, or None.
+
+    One that is finished counts only when the launcher says that it starts the job again: something
+    went wrong in the very end, and the run must not be trained a second time.
+    """
+    files = list((Path(run.output_dir) / stem).glob(f"*/{LAUNCH}")) if record.launch.before else []
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        if not file.parent.is_symlink() and record.fits(file):
+            finished = _newer(file.with_name(RESULTS), file)
+            return None if finished and not record.launch.restarted else file.parent.resolve()
+    return None
+
+
+def _newer(file: Path, than: Path) -> bool:
+    return file.exists() and file.stat().st_mtime >= than.stat().st_mtime
 
 
 def _unique(parent: Path, stamp: str) -> Path:

@@ -108,3 +108,18 @@ def test_stage1_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "| OPT, with stage 1 | " in (tmp_path / "out" / f"{name}.md").read_text()
     monkeypatch.setattr(stage1_matters, "train", None)  # nothing is left to train
     assert stage1_matters.main(arguments) == 0
+
+
+def test_data_memory(tmp_path: Path) -> None:
+    import data_memory
+
+    figures = tmp_path / "memory.json"
+    arguments = ["--epochs", "2", "--workers", "1", "--batch", "4", "--pictures", "80"]
+    arguments += ["--shards", "2", "--side", "32", "--repeat", "1", "--limit", "1000"]
+    arguments += ["--folder", str(tmp_path), "--json", str(figures)]
+    assert data_memory.main(arguments) == 0
+    found = json.loads(figures.read_text())
+    assert len(found["epochs"]) == 2
+    assert all(epoch["rss"] >= epoch["pss"] > 0 for epoch in found["epochs"])
+    assert 0 < found["throughput"]["ranges_to_local"] < 100
+    assert list(tmp_path.iterdir()) == [figures]

@@ -1,4 +1,4 @@
-"""Processes, ranks and collectives; only this and `runners/strategy.py` speak torch.distributed.
+"""Processes, ranks and collectives; few others speak torch.distributed (see test_layering.py).
 
 Every function is right for a single process, which is the ordinary case: nothing has to be
 initialised and nothing is sent. With several processes CPU tensors and Python objects travel over
@@ -8,8 +8,8 @@ gloo and CUDA tensors over NCCL, through one process group, so host integers nev
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lavislite.common.errors import ConfigError, TrainingError
+from lavislite.common import heartbeat
+from lavislite.common.devices import local_rank, resolve_device
+from lavislite.common.errors import TrainingError
+from lavislite.common.failing import watched
+from lavislite.common.launch import launch_environment, launcher_has_gone
+from lavislite.common.rendezvous import meet
 from lavislite.common.rng import rng_state, seed_everything, set_rng_state, shared_generator
+from lavislite.common.watch import Watch
 
 __all__ = [
     "all_gather_objects",
@@ -26,6 +32,8 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "exchange_rows",
+    "failing_together",
+    "gather_ints",
     "gather_no_grad",
     "gather_with_grad",
     "init_distributed",
@@ -45,6 +53,8 @@ __all__ = [
     "world_size",
 ]
 
+_watch: Watch | None = None
+
 # ---- who am I
 
 
@@ -61,11 +71,6 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def local_rank() -> int:
-    """Number of this process on its own machine."""
-    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else 0
-
-
 def is_main() -> bool:
     return rank() == 0
 
@@ -78,53 +83,24 @@ def is_local_main() -> bool:
 # ---- start and stop
 
 
-def launch_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
-    """What torch.distributed must know, from torchrun's or srun's variables; None for one process.
-
-    `SLURM_STEP_NUM_TASKS` exists only in processes started by srun. (`SLURM_NTASKS` is also set in
-    a batch script that runs a plain `python`, which must stay a single process.)
-    """
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        found = {key: environ[key] for key in ("RANK", "WORLD_SIZE")}
-        found["LOCAL_RANK"] = environ.get("LOCAL_RANK", "0")
-        found["MASTER_ADDR"] = environ.get("MASTER_ADDR", "127.0.0.1")
-        found["MASTER_PORT"] = environ.get("MASTER_PORT", "29500")
-    elif "SLURM_PROCID" in environ and "SLURM_STEP_NUM_TASKS" in environ:
-        nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "127.0.0.1")
-        job = int(environ.get("SLURM_JOB_ID", "0"))
-        found = {
-            "RANK": environ["SLURM_PROCID"],
-            "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
-            "LOCAL_RANK": environ.get("SLURM_LOCALID", "0"),
-            "MASTER_ADDR": environ.get("MASTER_ADDR", first_host(nodes)),
-            # Two jobs on one node must not meet: the port follows from the job number.
-            "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + job % 20000)),
-        }
-    else:
-        return None
-    return found if int(found["WORLD_SIZE"]) > 1 else None
-
-
-def first_host(nodelist: str) -> str:
-    """First machine of a SLURM node list: ``gpu[07-09,12],cpu1`` -> ``gpu07``."""
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodelist)
-    if match is None:
-        raise ConfigError(
-            f"Cannot read the SLURM node list '{nodelist}'. Set MASTER_ADDR yourself."
-        )
-    return match.group(1) + (match.group(2) or "")
-
-
-def init_distributed(timeout_minutes: float = 30, device: str = "auto") -> None:
+def init_distributed(
+    timeout_minutes: float = 30, device: str = "auto", warn_seconds: float = 60
+) -> None:
     """Join the other processes started by torchrun or srun; does nothing for a single process.
 
+    From then on a watch beside each process sees to it that none waits for ever: see
+    `failing_together` and `common/watch.py`.
+
     Args:
-        timeout_minutes: a collective that waits longer raises, so a dead rank ends the job.
+        timeout_minutes: when nothing gets on for so long, the job ends.
         device: the run's `device` option; "cpu" keeps CUDA out of it.
+        warn_seconds: when nothing gets on for so long, one process says who waits for whom.
 
     Raises:
         ConfigError: more processes than GPUs on this machine.
+        TrainingError: some of the processes have not come.
     """
+    global _watch
     if dist.is_available() and dist.is_initialized():
         return
     found = launch_environment(os.environ)
@@ -134,17 +110,49 @@ def init_distributed(timeout_minutes: float = 30, device: str = "auto") -> None:
     use_cuda = torch.cuda.is_available() and device != "cpu"
     if use_cuda:
         torch.cuda.set_device(resolve_device(device))
-    dist.init_process_group(
-        backend="cpu:gloo,cuda:nccl" if use_cuda else "gloo",
-        init_method="env://",
+    meeting = meet(found, warn_seconds, timeout_minutes * 60)
+    _watch = Watch(
+        meeting.store,
         rank=int(found["RANK"]),
         world_size=int(found["WORLD_SIZE"]),
-        timeout=timedelta(minutes=timeout_minutes),
+        progress=heartbeat.PROGRESS,
+        warn_seconds=warn_seconds,
+        timeout_seconds=timeout_minutes * 60,
+        reconnect=meeting.reconnect,
+        speaks=is_local_main(),
+        hosts=meeting.hosts,
+        orphaned=launcher_has_gone(os.environ),
     )
+    _watch.start()
+    with heartbeat.waiting():
+        dist.init_process_group(
+            backend="cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+            store=meeting.reconnect(),
+            rank=int(found["RANK"]),
+            world_size=int(found["WORLD_SIZE"]),
+            # The watch, which knows who is missing, speaks first.
+            timeout=timedelta(minutes=timeout_minutes + 1),
+        )
+
+
+def failing_together() -> AbstractContextManager[None]:
+    """Surrounds a command: an error of one process ends all of them, within seconds.
+
+    An error that all raise alike has a true attribute `shared`; one that a process should print
+    gets a true attribute `own_rank`.
+
+    Raises:
+        SystemExit: another process has failed; what it said is printed.
+    """
+    return watched(_watch)
 
 
 def shutdown() -> None:
     """Leave the process group, if there is one."""
+    global _watch
+    if _watch is not None:
+        _watch.stop()
+        _watch = None
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -160,35 +168,6 @@ def launcher(environ: Mapping[str, str]) -> str:
     return f"torchrun {several}--nproc-per-node={environ['LOCAL_WORLD_SIZE']}"
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` -> this process's GPU, or the CPU; ``cuda`` -> this process's GPU; else as named.
-
-    Raises:
-        ConfigError: CUDA asked for and absent, or fewer GPUs than processes on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"run.device: '{name}' is not a device. Use auto, cpu, cuda or mps."
-        ) from error
-    if device.type != "cuda":
-        return device
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"run.device: '{name}' asks for CUDA, which is not available. Use auto or cpu."
-        )
-    index = device.index if device.index is not None else local_rank()
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"Process {local_rank()} of this machine wants GPU {index}, but there are "
-            f"{torch.cuda.device_count()}. Start at most one process per GPU."
-        )
-    return torch.device("cuda", index)
-
-
 # ---- host side: objects and small integers
 
 
@@ -199,7 +178,7 @@ def barrier() -> None:
 
 def max_int(n: int) -> int:
     """Largest `n` over the processes."""
-    return max(_gather_ints(n))
+    return max(gather_ints(n))
 
 
 def all_gather_objects(obj: Any) -> list[Any]:
@@ -207,7 +186,8 @@ def all_gather_objects(obj: Any) -> list[Any]:
     if not is_distributed():
         return [obj]
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, obj)
+    with heartbeat.waiting():
+        dist.all_gather_object(gathered, obj)
     return gathered
 
 
@@ -216,15 +196,18 @@ def broadcast_object(obj: Any) -> Any:
     if not is_distributed():
         return obj
     box = [obj]
-    dist.broadcast_object_list(box, src=0)
+    with heartbeat.waiting():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def _gather_ints(n: int) -> list[int]:
+def gather_ints(n: int) -> list[int]:
+    """The `n` of every process, in rank order, on every process (host only)."""
     if not is_distributed():
         return [n]
     all_n = torch.empty(world_size(), dtype=torch.long)
-    dist.all_gather_into_tensor(all_n, torch.tensor([n]))
+    with heartbeat.waiting():
+        dist.all_gather_into_tensor(all_n, torch.tensor([n]))
     return [int(k) for k in all_n]
 
 
@@ -235,7 +218,8 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum of `x` over the processes, as a new tensor without gradient."""
     total = x.detach().clone()
     if is_distributed():
-        dist.all_reduce(total)
+        with heartbeat.waiting():
+            dist.all_reduce(total)
     return total
 
 
@@ -269,7 +253,7 @@ def exchange_rows(x: Tensor, index: Tensor) -> Tensor:
 
 def _check_equal_rows(x: Tensor) -> None:
     """All ranks learn all counts, so all raise: unequal batches would otherwise hang."""
-    counts = _gather_ints(x.shape[0])
+    counts = gather_ints(x.shape[0])
     if len(set(counts)) > 1:
         raise TrainingError(
             f"The processes hold batches of different sizes ({counts}); they must be equal."
@@ -279,7 +263,8 @@ def _check_equal_rows(x: Tensor) -> None:
 def _all_gather(x: Tensor) -> Tensor:
     _check_equal_rows(x)
     whole = x.new_empty(world_size() * x.shape[0], *x.shape[1:])
-    dist.all_gather_into_tensor(whole, x.contiguous())
+    with heartbeat.waiting():
+        dist.all_gather_into_tensor(whole, x.contiguous())
     return whole
 
 

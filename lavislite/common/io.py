@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from typing import Any
 
 from lavislite.common.errors import DataError, UserError
 from lavislite.common.registry import did_you_mean
+
+_OLD = "old"  # where `atomic_write` keeps a folder while another takes its place
+_LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # the temporary folders of this module
 
 
 def cache_dir() -> Path:
@@ -31,12 +35,12 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder = _beside(target)
     try:
         part = folder / target.name
         write(part)
         if part.is_dir():
-            _replace_folder(part, target, folder / "old")
+            _replace_folder(part, target, folder / _OLD)
         else:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -46,9 +50,45 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def _replace_folder(part: Path, target: Path, aside: Path) -> None:
-    if target.exists():  # folders cannot be swapped in one move everywhere
-        target.rename(aside)
-    part.rename(target)
+    if not target.exists():
+        part.rename(target)
+        return
+    target.rename(aside)  # folders cannot be swapped in one move everywhere
+    try:
+        part.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: it is gone at once, though emptying it takes a while."""
+    aside = _beside(path)
+    path.rename(aside / path.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Tidy up after `atomic_write` and `remove_folder` in `folder` that a kill cut short.
+
+    What was complete is put in place, what was not is removed. Nobody may be writing there.
+    """
+    for left in Path(folder).glob(".*"):
+        name = _LEFTOVER.fullmatch(left.name)
+        if name is None or not left.is_dir() or left.is_symlink():
+            continue
+        content = {entry.name for entry in left.iterdir()}
+        if not content <= {name[1], _OLD}:
+            continue  # not one of ours
+        target = left.with_name(name[1])
+        if content == {name[1], _OLD} and not target.exists():  # killed between the two moves
+            (left / name[1]).rename(target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """A new hidden folder next to `target`; `clear_leftovers` knows it by its name."""
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

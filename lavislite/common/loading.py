@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from lavislite.common import distributed
+from lavislite.common import distributed, heartbeat
+from lavislite.common.allocator import give_memory_back
 from lavislite.common.evaluation import EvalContext
 
 
@@ -51,6 +52,7 @@ def evaluation_batches(
         collate_fn=dataset.collate,
         num_workers=ctx.num_workers,
         pin_memory=ctx.device.type == "cuda",
+        worker_init_fn=give_memory_back,
         generator=torch.Generator().manual_seed(0),  # else each loader draws from the global one
     )
     for k, samples in zip(own, progress_bar(loader, ctx, title), strict=True):
@@ -58,13 +60,15 @@ def evaluation_batches(
             yield k, to_device(samples, ctx.device)
 
 
-def progress_bar(items: Any, ctx: EvalContext, title: str) -> Any:
+def progress_bar(items: Any, ctx: EvalContext, title: str) -> Iterator[Any]:
     """`items` with a bar on the main process's terminal, if one is wanted."""
-    if not (ctx.progress and distributed.is_main()):
-        return items
-    from tqdm import tqdm
+    if ctx.progress and distributed.is_main():
+        from tqdm import tqdm
 
-    return tqdm(items, desc=title, leave=False, dynamic_ncols=True)
+        items = tqdm(items, desc=title, leave=False, dynamic_ncols=True)
+    for item in items:
+        heartbeat.tick()
+        yield item
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

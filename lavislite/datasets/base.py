@@ -21,6 +21,7 @@ from lavislite.datasets.images import ImageFiles
 from lavislite.datasets.packed import PackedStrings, file_stamp
 from lavislite.datasets.samples import Sample, collate
 from lavislite.datasets.tables import ImageTable
+from lavislite.datasets.window import Runs
 from lavislite.processors import build_processor
 
 logger = get_logger(__name__)
@@ -81,9 +82,11 @@ class Dataset(torch.utils.data.Dataset):
         name, split: as in the config.
         evaluation: how a task scores it: "loss", "retrieval", "multilabel".
         files: the pictures.
+        runs: which samples lie in one archive, where they are to be read archive by archive.
     """
 
     evaluation: str = "loss"
+    runs: Runs | None = None
 
     def __init__(
         self, name: str, split: str, *, files: ImageFiles, vis_processor: Processor
@@ -111,10 +114,14 @@ class Dataset(torch.utils.data.Dataset):
         """
         return self.files.load(self.file_number(index), self.vis_processor)
 
+    def bring(self, index: int) -> None:
+        """Sample `index` will be asked for soon: begin to fetch what is not on this machine."""
+        self.files.bring(self.file_number(index))
+
     def record_id(self, index: int) -> str:
         """What to call sample `index` in messages."""
-        path = self.files.path(self.file_number(index))
-        return f"{self.name}/{self.split} record {index} ({path})"
+        label = self.files.label(self.file_number(index))
+        return f"{self.name}/{self.split} record {index} ({label})"
 
     @property
     def bad_records(self) -> int:

@@ -70,6 +70,13 @@ class ImageFiles:
     def path(self, k: int) -> Path:
         return Path(self.root, self.names[k])
 
+    def bring(self, k: int) -> None:
+        """Begin to fetch file `k` if it is not on this machine. Here they all are."""
+
+    def label(self, k: int) -> str:
+        """What to call file `k` in messages."""
+        return str(self.path(k))
+
     @property
     def n_bad(self) -> int:
         """How many different files were found bad so far, by this process and its workers."""
@@ -105,15 +112,18 @@ class ImageFiles:
         named = range(self.n_bad, _NAMED)
         self._bad[list(problems)] = 1
         for _, (k, reason) in zip(named, problems.items(), strict=False):
-            logger.warning("%s: skipping %s: %s", self.owner, self.path(k), reason)
-        bad = self.n_bad
-        if bad >= _NAMED and len(named):
+            logger.warning("%s: skipping %s: %s", self.owner, self.label(k), reason)
+        if self.n_bad >= _NAMED and len(named):
             logger.warning("%s: further unreadable images are counted, not named", self.owner)
-        if bad > self.max_bad_fraction * len(self):
-            k, reason = next(iter(problems.items()))
-            raise TooManyBadImages(self._too_many(bad, len(self), self.path(k), reason))
+        self._check_tolerance(*next(iter(problems.items())))
 
-    def _too_many(self, bad: int, of: int, path: Path, reason: str) -> str:
+    def _check_tolerance(self, k: int, reason: str) -> None:
+        """Raise TooManyBadImages, with file `k` as the example, if that many are bad by now."""
+        bad = self.n_bad
+        if bad > self.max_bad_fraction * len(self):
+            raise TooManyBadImages(self._too_many(bad, len(self), self.label(k), reason))
+
+    def _too_many(self, bad: int, of: int, path: str, reason: str) -> str:
         return (
             f"{self.owner}: {bad} of {of} images are missing or unreadable, more than "
             f"max_bad_fraction: {self.max_bad_fraction} allows. For example {path}: {reason}."
@@ -145,7 +155,7 @@ class ImageFiles:
         # A sample may be unlucky; a large excess is not luck.
         allowed = self.max_bad_fraction * len(looked_at) * (1 if step == 1 else 2)
         if len(missing) > allowed:
-            first = self.path(missing[0])
+            first = self.label(missing[0])
             message = self._too_many(len(missing), len(looked_at), first, "no such file")
             raise TooManyBadImages(message)
         logger.warning(

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from lavislite.common import distributed
+from lavislite.common.allocator import give_memory_back
 from lavislite.common.errors import DataError
 from lavislite.datasets.mixture import Mixture
 
 Batch = dict[str, Any]
-_TRIES = 20  # stand-ins looked at for one unreadable sample
+_TRIES = 20  # neighbours looked at first for one unreadable sample
 
 
 class TrainLoader:
@@ -39,11 +40,13 @@ class TrainLoader:
         ratios: how often each is drawn, relative to the others; None means by its size.
         batch_size: samples per process.
         num_workers: processes that load; 0 loads in this one.
+        batches_per_epoch: so many count as an epoch; None: as many as all data fill. See `Mixture`.
         seed: of order and augmentation.
         pin_memory: makes copies to a GPU asynchronous; None means if there is one.
 
     Raises:
-        DataError: the datasets are too small for a single batch.
+        DataError: the datasets are too small for a single batch, or have other sizes in another
+            process.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class TrainLoader:
         *,
         batch_size: int,
         num_workers: int = 0,
+        batches_per_epoch: int | None = None,
         seed: int = 0,
         pin_memory: bool | None = None,
     ) -> None:
@@ -66,10 +70,13 @@ class TrainLoader:
             ratios=tuple(ratios) if ratios is not None else (None,) * len(self._datasets),
             batch_size=batch_size * world,
             seed=seed,
+            epoch=batches_per_epoch,
+            runs=[getattr(d, "runs", None) for d in self._datasets],
         )
+        sizes = ", ".join(f"{d.name} has {len(d)}" for d in self._datasets)
+        _check_same(sizes)
         self.batches_per_epoch = self._mixture.batches_per_epoch
-        if self.batches_per_epoch < 1:
-            sizes = ", ".join(f"{d.name} has {len(d)}" for d in self._datasets)
+        if sum(self._mixture.sizes) < batch_size * world:
             raise DataError(
                 f"Too few samples for one batch of {batch_size} x {world} process(es): {sizes}. "
                 "Lower run.batch_size_train."
@@ -109,21 +116,37 @@ class TrainLoader:
 
     def _requests(self, start: int, stop: int) -> Iterator[Request]:
         own = distributed.rank() * self._batch_size
+        asked: dict[int, int | None] = {}  # of which sample the file was asked for in advance
         for number in range(start, stop):
+            ahead = self._begun_next(number)
             dataset, indices = self._mixture.batch(number)
             mine = indices[own : own + self._batch_size].tolist()
             first = number * self._mixture.batch_size + own
             seeds = [_mix(self._seed, first + i) for i in range(len(mine))]
-            yield Request(dataset, mine, seeds)
+            yield Request(dataset, mine, seeds, None if ahead == asked.get(dataset) else ahead)
+            asked[dataset] = ahead
+
+    def _begun_next(self, number: int) -> int | None:
+        """A sample of the archive that this process will soon begin, if it reads archives."""
+        found = self._mixture.begun_next(number)
+        if found is None:
+            return None
+        sample, low, high = found
+        rank, world = distributed.rank(), distributed.world_size()
+        return sample if low * world < rank + 1 and high * world > rank else None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One batch of one process: the samples of one dataset, and a seed for each."""
+    """One batch of one process: the samples of one dataset, and a seed for each.
+
+    `ahead` is a sample of an archive that later batches will need.
+    """
 
     dataset: int
     indices: list[int]
     seeds: list[int]
+    ahead: int | None = None
 
 
 class _Requests:
@@ -147,6 +170,8 @@ class _Fetch(TorchDataset):
 
     def __getitem__(self, request: Request) -> Batch:
         dataset = self._datasets[request.dataset]
+        if request.ahead is not None:
+            dataset.bring(request.ahead)
         samples: list[Any] = []
         with _own_random_states():
             for index, seed in zip(request.indices, request.seeds, strict=True):
@@ -158,15 +183,34 @@ class _Fetch(TorchDataset):
         return batch
 
 
+def _check_same(sizes: str) -> None:
+    """Every process has the same data; with other data, the same number is another batch."""
+    for rank, others in enumerate(distributed.all_gather_objects(sizes)):
+        if others != sizes:
+            raise DataError(
+                f"The processes have different data: {sizes} in process {distributed.rank()}; "
+                f"{others} in process {rank}. Do their machines see the same files?"
+            )
+
+
 def _readable(dataset: Any, index: int) -> list[Any]:
     """Sample `index`; or, if it is None, that None (to be counted) and the next one that is not."""
     samples = []
-    for tried in range(_TRIES):
-        sample = dataset[(index + tried) % len(dataset)]
+    for step in _steps(len(dataset)):
+        sample = dataset[(index + step) % len(dataset)]
         samples.append(sample)
         if sample is not None:
             break
     return samples
+
+
+def _steps(size: int) -> Iterator[int]:
+    """Neighbours first; then further and further away, as whole archives may be unreadable."""
+    yield from range(min(_TRIES, size))
+    step = _TRIES
+    while step < size:
+        yield step
+        step += max(1, step // 4)
 
 
 @contextmanager
@@ -192,12 +236,13 @@ def _mix(seed: int, position: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _start_worker(worker: int) -> None:  # noqa: ARG001
+def _start_worker(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process finishes its
     # step and then ends the workers; a worker that died first would tear it down in mid-step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+    give_memory_back(worker)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -29,18 +29,21 @@ class Damaged(Exception):
     """What follows cannot be read."""
 
 
-def members(path: Path) -> Iterator[tuple[Member, memoryview]]:
+def members(path: Path, name: str = "") -> Iterator[tuple[Member, memoryview]]:
     """The regular files of an archive with their contents, which are valid until the next one.
 
     An archive that is cut short or damaged within ends (with a warning) before the first file that
     is not whole.
 
+    Args:
+        name: what to call the archive in messages; its path if empty.
+
     Raises:
         DataError: it is no tar archive, or a compressed one.
     """
-    size = path.stat().st_size
+    size, name = path.stat().st_size, name or str(path)
     if size == 0:
-        raise DataError(f"{path}: is empty; a tar archive is expected.")
+        raise DataError(f"{name}: is empty; a tar archive is expected.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         n = 0
         try:
@@ -51,8 +54,8 @@ def members(path: Path) -> Iterator[tuple[Member, memoryview]]:
                 n += 1
         except Damaged as error:
             if n == 0:
-                raise DataError(f"{path}: not a tar archive{_hint(data[:2])}: {error}.") from error
-            logger.warning("%s: only its first %d files are read: %s", path, n, error)
+                raise DataError(f"{name}: not a tar archive{_hint(data[:2])}: {error}.") from error
+            logger.warning("%s: only its first %d files are read: %s", name, n, error)
 
 
 def _hint(start: bytes) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
 from lavislite.common.registry import did_you_mean
+from lavislite.common.sharded import part_like
 from lavislite.common.tensors import load_tensors
 from lavislite.common.transfer import fetch
 
@@ -65,6 +66,18 @@ class BaseModel(nn.Module):
                     f"The checkpoint was trained with {part} '{theirs}', this model has {part} "
                     f"'{own[part]}'. Use the same {part}."
                 )
+
+    # ---- spreading over memory
+
+    def towers(self) -> Sequence[nn.Module]:
+        """Sub-modules that are stacks of layers, each reached only through its own call.
+
+        FSDP holds their layers in parts, activation checkpointing computes them again.
+        """
+        return ()
+
+    def recompute_activations(self, *, offload: bool) -> None:
+        """Keep less for the backward pass in what is trained outside of the towers."""
 
     # ---- facts
 
@@ -167,7 +180,7 @@ def copy_tensors(state: State, own: State) -> None:
     """Copy each tensor of `state` into the tensor of the same name in `own`."""
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            own[name].copy_(part_like(tensor, own[name]))
 
 
 def check_state(

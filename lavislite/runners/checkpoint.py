@@ -3,9 +3,11 @@
 ``run_dir/checkpoints/step_<n>/`` holds
 
 - ``model.safetensors``: trainable weights and trained buffers; frozen parts are named in meta.json,
-- ``trainer.pt``: optimizer, gradient scaler, random states of all processes, best score,
-- ``meta.json``: step, architecture, identity of the frozen parts, number of processes,
-- ``config.yaml``: the resolved configuration.
+- ``trainer.pt``: optimizer, gradient scaler, best score, and of every process its random states and
+  running means,
+- ``config.yaml``: the resolved configuration,
+- ``meta.json``: step, architecture, identity of the frozen parts, number of processes, and size and
+  SHA-256 of the other files.
 
 A folder is written under another name and renamed when complete. ``last`` and ``checkpoint_best``
 are relative links to the newest and the best.
@@ -16,20 +18,36 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lavislite.common import distributed
-from lavislite.common.errors import CheckpointError, TrainingError, UserError
-from lavislite.common.io import atomic_write, read_json, require_path
+from lavislite.common.errors import CheckpointError, UserError
+from lavislite.common.io import atomic_write, atomic_write_text, read_json, remove_folder
 from lavislite.common.tensors import load_tensors
+from lavislite.runners.integrity import META, damage, fingerprints
+from lavislite.runners.together import write_on_main
 
-FORMAT = 1
+FORMAT = 2
 LAST, BEST = "last", "checkpoint_best"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, as copies in host memory: training goes on meanwhile.
+
+    On the main process; elsewhere tensors and `trainer` may be empty.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    trainer: dict[str, Any]
+    meta: dict[str, Any]
+    config_yaml: str
+    best_step: int | None
 
 
 @dataclass(frozen=True)
@@ -61,38 +79,30 @@ class Checkpoints:
         link = self.folder / pointer
         return link.resolve() if link.exists() else None
 
-    def save(
-        self,
-        model: Any,
-        *,
-        step: int,
-        trainer: dict[str, Any],
-        meta: dict[str, Any],
-        config_yaml: str,
-        best_step: int | None,
-    ) -> Path:
+    def newest_first(self) -> list[Path]:
+        """All there are, in the order of their writing; first those of which that is unknown.
+
+        Not by step: a run that resumed further back is writing small numbers again.
+        """
+        found = list(self.folder.resolve().glob("step_*"))
+        return sorted(found, key=_age, reverse=True)
+
+    def write(self, snapshot: Snapshot) -> None:
         """Write ``step_<n>``, move the pointers, then remove what is no longer kept.
 
-        All processes call it; the main one writes.
-
         Raises:
-            TrainingError: the disk is full or not writable. Earlier checkpoints are untouched.
+            OSError or the like: the disk is full or not writable; earlier ones are untouched.
         """
-        path = self.at(step)
-
-        def write(folder: Path) -> None:
-            folder.mkdir()
-            save_weights(model, folder / "model.safetensors")
-            torch.save(trainer, folder / "trainer.pt")
-            (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
-            content = {"format": FORMAT, "step": step, **meta}
-            (folder / "meta.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-            for file in folder.iterdir():
-                _flush(file)
-
-        on_main_process(lambda: atomic_write(path, write), f"checkpoint {path}")
-        on_main_process(lambda: self._point(path, best_step), f"links in {self.folder}")
-        return path
+        path = self.at(snapshot.step)
+        place = {"format": FORMAT, "step": snapshot.step, "serial": self._next_serial()}
+        meta = place | snapshot.meta
+        log = self.folder.parent / "log.jsonl"
+        if log.exists():
+            _flush(log)  # the checkpoint counts on its rows
+        atomic_write(path, lambda part: _write_files(part, snapshot, meta))
+        _flush(self.folder)
+        self._point(path, snapshot.best_step)
+        self._forget(path)
 
     def _point(self, path: Path, best_step: int | None) -> None:
         _link(self.folder / LAST, path.name)
@@ -100,64 +110,76 @@ class Checkpoints:
             _link(self.folder / BEST, self.at(best_step).name)
         else:  # what a run has found that resumed further back is not this run's best
             (self.folder / BEST).unlink(missing_ok=True)
-        # By age, not by number: a run that resumed further back is writing small numbers again.
-        by_age = sorted(self.folder.glob("step_*"), key=lambda folder: folder.stat().st_mtime)
-        pointed = [self.pointed(name) for name in (LAST, BEST)]
-        keep = {folder.name for folder in [*by_age[-self._keep_last :], *pointed] if folder}
-        for old in by_age:
-            if old.name not in keep:
-                shutil.rmtree(old, ignore_errors=True)
+
+    def _forget(self, newest: Path) -> None:
+        """Remove all but the last few and the best; what is damaged counts as oldest."""
+        known = [folder for folder in self.newest_first() if _serial(folder) is not None]
+        keep = {folder.name for folder in [newest, *known[: self._keep_last]]}
+        best = self.pointed(BEST)
+        keep |= {best.name} if best is not None else set()
+        for folder in self.newest_first():
+            if folder.name not in keep:
+                remove_folder(folder)
 
     def adopt(self, path: Path) -> None:
         """Copy a checkpoint of another run folder into this one, unless it is there."""
         target = self.folder / path.name
         if path.is_dir() and not target.exists():
-            on_main_process(
+            write_on_main(
                 lambda: atomic_write(target, lambda part: _copy_folder(path, part)),
                 f"checkpoint {target}",
             )
 
+    def go_on_from(self, path: Path) -> None:
+        """Let `path`, one of these, count as the newest: what was written after it is abandoned.
 
-def on_main_process(action: Callable[[], None], what: str) -> None:
-    """Do file work on the main process; what goes wrong is raised on all of them.
+        Raises:
+            TrainingError: the folder is not writable.
+        """
 
-    Raises:
-        TrainingError: an OSError, or safetensors' own kind of it.
-    """
-    from safetensors import SafetensorError
+        def write() -> None:
+            if self.newest_first()[0] != path:
+                meta = {**read_meta(path), "serial": self._next_serial()}
+                atomic_write_text(path / META, json.dumps(meta, indent=2))
+            _link(self.folder / LAST, path.name)
 
-    problem: str | None = None
-    if distributed.is_main():
-        try:
-            action()
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save: RuntimeError
-            problem = str(error) or type(error).__name__
-    problem = distributed.broadcast_object(problem)
-    if problem is not None:
-        raise TrainingError(
-            f"Cannot write {what}: {problem}. Is the disk full or the folder read-only? "
-            "Earlier checkpoints are complete; continue with run.resume=auto."
-        )
+        write_on_main(write, f"{META} in {path}")
+
+    def _next_serial(self) -> int:
+        return max((_serial(folder) or 0 for folder in self.newest_first()), default=0) + 1
 
 
-def save_weights(model: Any, path: Path) -> None:
-    """Trainable weights and buffers as safetensors, which wants compact tensors of their own."""
+def _write_files(folder: Path, snapshot: Snapshot, meta: dict[str, Any]) -> None:
+    folder.mkdir()
+    save_weights(snapshot.weights, folder / "model.safetensors")
+    torch.save(snapshot.trainer, folder / "trainer.pt")
+    (folder / "config.yaml").write_text(snapshot.config_yaml, encoding="utf-8")
+    text = json.dumps({**meta, "files": fingerprints(folder)}, indent=2)
+    (folder / META).write_text(text, encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
+
+
+def save_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Named CPU tensors as safetensors, which wants compact tensors of their own."""
     from safetensors.torch import save_file
 
-    state = model.trainable_state_dict()
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in state.items()}, str(path))
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(path))
 
 
 def load_weights(path: Path, model: Any, arch: str) -> dict[str, Any]:
     """Load ``model.safetensors`` of a checkpoint folder into `model`; returns its meta data.
 
     Raises:
-        CheckpointError: it belongs to another architecture, rests on other frozen parts, or its
-            names or shapes differ.
+        CheckpointError: it belongs to another architecture, rests on other frozen parts, is cut
+            short, or its names or shapes differ.
     """
     meta = read_meta(path)
     if meta["arch"] != arch:
         raise CheckpointError(f"{path} holds a model '{meta['arch']}', this run has '{arch}'.")
+    problem = damage(path, thorough=False)
+    if problem is not None:
+        raise CheckpointError(f"{path} cannot be read: {problem}.")
     try:
         model.check_identity(meta["identity"])
         model.load_trainable(load_tensors(path / "model.safetensors"))
@@ -188,7 +210,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: `path` is no checkpoint of ours, or of a later format.
     """
-    file = path / "meta.json"
+    file = path / META
     if not file.is_file():
         raise CheckpointError(
             f"{path} is not a training checkpoint: it has no meta.json. Expected a folder like "
@@ -202,41 +224,17 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def find_checkpoint(resume: str, run_dir: Path) -> Path | None:
-    """The checkpoint folder that the option ``run.resume`` means.
-
-    ``auto`` is the last one of `run_dir`, or None when there is none yet. A path may be a
-    checkpoint folder, or a run folder whose last checkpoint is meant.
-
-    Raises:
-        CheckpointError: the path exists but holds no checkpoint.
-        UserError: the path does not exist.
-    """
-    if resume == "auto":
-        return Checkpoints(run_dir, 1).pointed(LAST)
-    path = require_path(resume, "checkpoint")
-    if (path / "meta.json").is_file():
-        return path.resolve()
-    found = Checkpoints(path, 1).pointed(LAST)
-    if found is None:
-        raise CheckpointError(f"run.resume: {path} holds no checkpoint (no checkpoints/{LAST}).")
-    return found
+def _serial(folder: Path) -> int | None:
+    """How many checkpoints its run had written when this one was; None if it cannot be read."""
+    try:
+        return int(read_json(folder / META).get("serial", 0))  # format 1 did not count
+    except (OSError, UserError, AttributeError, TypeError, ValueError):
+        return None
 
 
-def run_dir_of(resume: str, output_dir: Path) -> Path | None:
-    """The folder of the run that ``run.resume`` continues, for whoever chooses the run folder.
-
-    ``auto`` is the run below `output_dir` with the newest checkpoint, or None.
-    """
-    if resume != "auto":
-        found = find_checkpoint(resume, Path(resume))
-        if found is None:
-            raise UserError(f"run.resume: {resume} holds no checkpoint.")
-        return found.parent.parent if found.parent.name == "checkpoints" else None
-    links = [*output_dir.glob(f"checkpoints/{LAST}"), *output_dir.glob(f"*/checkpoints/{LAST}")]
-    links = [link for link in links if link.exists()]
-    newest = max(links, key=lambda link: link.lstat().st_mtime, default=None)
-    return newest.parent.parent if newest is not None else None
+def _age(folder: Path) -> tuple[float, float]:
+    serial = _serial(folder)
+    return float("inf") if serial is None else serial, folder.stat().st_mtime
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -244,12 +242,18 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _link(link: Path, target: str) -> None:
-    part = link.with_name(f".{link.name}.{os.getpid()}")
+    part = link.with_name(f".{link.name}.new")
     part.unlink(missing_ok=True)
     part.symlink_to(target, target_is_directory=True)
+    if link.is_dir() and not link.is_symlink():  # the run was copied with what its links name
+        remove_folder(link)
     part.replace(link)
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+def _flush(path: Path) -> None:
+    """What was written to a file or folder survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,7 +16,7 @@ from lavislite.common.evaluation import EvalContext
 from lavislite.common.io import atomic_write_text, read_json
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
-from lavislite.runners.checkpoint import on_main_process
+from lavislite.runners.together import write_on_main
 
 Datasets = Mapping[str, Mapping[str, Any]]
 RowsPath = Callable[[Any], Path]  # dataset -> file for its rows
@@ -95,12 +95,12 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     def write() -> None:
         atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    on_main_process(write, str(path))
+    write_on_main(write, str(path))
 
 
 def write_json(path: Path, content: Any) -> None:
     """One JSON document; complete or absent."""
-    on_main_process(lambda: atomic_write_text(path, json.dumps(content)), str(path))
+    write_on_main(lambda: atomic_write_text(path, json.dumps(content)), str(path))
 
 
 class Monitor:

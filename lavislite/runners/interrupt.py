@@ -7,15 +7,31 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
-from lavislite.common import distributed
+from lavislite.common import distributed, heartbeat
 from lavislite.common.logging import get_logger
 
 logger = get_logger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ECHO_SECONDS = 3.0  # torchrun passes on the Ctrl-C that the terminal has already sent to everyone
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the processes told each other after a step; the same on all of them.
+
+    Attributes:
+        signum: the signal that one of them received, or 0.
+        save: it is time for a checkpoint.
+        failed: the last checkpoint could not be written.
+    """
+
+    signum: int
+    save: bool
+    failed: bool
 
 
 class StopRequest:
@@ -27,9 +43,17 @@ class StopRequest:
     def receive(self, signum: int) -> None:
         self._signum = signum
 
-    def signum(self) -> int:
-        """The signal any process received, or 0; all processes must ask together."""
-        return distributed.max_int(self._signum)
+    def exchange(self, *, save: bool = False, failed: bool = False) -> Told:
+        """Tell the other processes and hear what any of them has to say: the one exchange a step.
+
+        All processes call it together; the host does not wait for a GPU.
+        """
+        words = distributed.gather_ints(self._signum << 2 | failed << 1 | save)
+        return Told(
+            signum=max(word >> 2 for word in words),
+            save=any(word & 1 for word in words),
+            failed=any(word & 2 for word in words),
+        )
 
 
 @contextmanager
@@ -54,6 +78,7 @@ def stop_signals() -> Iterator[StopRequest]:
         received.append(time.monotonic())
         if len(received) == 1:
             request.receive(signum)
+            heartbeat.PROGRESS.asked_to_stop = True
             if not distributed.is_distributed():
                 restore()
             logger.info("Stopping: finishing this step, then saving. (Again to abort at once.)")

@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from lavislite.common import distributed
 from lavislite.common.io import atomic_write_text
 from lavislite.common.logging import get_logger
+from lavislite.runners.guard import Event, describe
 
 logger = get_logger(__name__)
 
@@ -26,36 +28,49 @@ class Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, float] = {}
+        self._counts: dict[str, Tensor] = {}
 
-    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Count each scalar with `weight`; does not wait for the device."""
+    def add(self, values: Mapping[str, Tensor], keep: Tensor) -> None:
+        """Count each scalar if `keep`, a boolean on the device; does not wait for the device."""
+        count = keep.float()
         for name, value in values.items():
-            term = value.detach().float() * weight
+            term = torch.where(keep, value.detach().float(), 0.0)  # zero times NaN would be NaN
             self._sums[name] = self._sums[name] + term if name in self._sums else term
-            self._weights[name] = self._weights.get(name, 0.0) + weight
+            self._counts[name] = self._counts[name] + count if name in self._counts else count
 
     def read(self) -> dict[str, float]:
-        """Means over everything added and over all processes; starts afresh."""
+        """Means over everything kept and over all processes (NaN: nothing was); starts afresh."""
         names = sorted(self._sums)
         if not names:
             return {}
-        means = torch.stack([self._sums[name] / self._weights[name] for name in names])
+        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
         means = distributed.all_reduce_sum(means) / distributed.world_size()
         self._sums.clear()
-        self._weights.clear()
+        self._counts.clear()
         return dict(zip(names, means.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """CPU tensors for a checkpoint."""
+        return {
+            "sums": {name: x.cpu() for name, x in self._sums.items()},
+            "counts": {name: x.cpu() for name, x in self._counts.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `state_dict` returned, on `device`."""
+        self._sums = {name: x.to(device) for name, x in state["sums"].items()}
+        self._counts = {name: x.to(device) for name, x in state["counts"].items()}
 
 
 class Stopwatch:
     """Time since the last reading: in all, and waiting for data."""
 
     def __init__(self) -> None:
-        self._samples = 0
         self.restart()
 
-    def restart(self) -> None:
-        """Begin to count now."""
+    def restart(self, samples: int = 0) -> None:
+        """Begin to count now, when this process has seen `samples`."""
+        self._samples = samples
         self._start = time.perf_counter()
         self._waited = 0.0
 
@@ -82,16 +97,15 @@ class Stopwatch:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         new = (samples - self._samples) * distributed.world_size()
         found = {"samples_per_second": new / seconds, "data_wait": self._waited / seconds}
-        self._samples = samples
-        self.restart()
+        self.restart(samples)
         return found
 
 
 class RunLog:
     """Writes rows on the main process; on the others it does nothing.
 
-    A row has an ``event`` (start, train, eval, end) and a ``step``; numbers that are not finite
-    become null, so that every line is JSON.
+    A row has an ``event`` (start, train, skip, spike, eval, end) and a ``step``; numbers that are
+    not finite become null, so that every line is JSON.
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool, total_steps: int) -> None:
@@ -102,11 +116,21 @@ class RunLog:
         self._writer = _tensorboard(run_dir) if tensorboard and self._on else None
         self._bar: Any = None
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows of a later step: a resumed run writes them again."""
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size if self._on and self.path.exists() else 0
+
+    def forget_after(self, step: int, length: int | None = None) -> None:
+        """Drop the first row of a later step and all after it: a resumed run writes them again.
+
+        Not each row by its own step: an event is told, and told again, after its time.
+
+        Args:
+            length: what lies beyond so many bytes is dropped as well.
+        """
         if self._on and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
+            lines = self.path.read_bytes()[:length].decode("utf-8").splitlines()
+            kept = takewhile(lambda line: _step_of(line) <= step, lines)
             atomic_write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, event: str, step: int, row: Mapping[str, Any]) -> None:
@@ -116,7 +140,7 @@ class RunLog:
         line = json.dumps(_plain({"event": event, "step": step, **row, "seconds": seconds}))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if self._writer is not None:
+        if self._writer is not None and event not in ("skip", "spike"):
             for name, value in row.items():
                 if isinstance(value, (int, float)):
                     self._writer.add_scalar(name, value, step)
@@ -125,6 +149,14 @@ class RunLog:
         """One line on the terminal for a row of training."""
         if self._on:
             logger.info(train_line(step, self._total, row))
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Rows and warnings for what `FiniteGuard` noticed, after the row of training."""
+        for event in events:
+            facts = {"grad_norm": event.grad_norm, "usual_grad_norm": event.usual}
+            self.write(event.kind, event.step, {**facts, "records": event.records})
+            if self._on:
+                logger.warning("%s", describe(event))
 
     def progress(self, step: int) -> None:
         """Advance the bar, where there is a terminal to show one."""
@@ -151,12 +183,15 @@ def train_line(step: int, total: int, row: Mapping[str, float]) -> str:
         if name.startswith("loss_")
     ]
     inner = f" ({' '.join(parts)})" if parts else ""
-    return (
+    line = (
         f"step {step}/{total}  epoch {row['epoch']:.2f}  loss {row['loss']:.3f}{inner}  "
         f"lr {row['lr']:.1e}  grad {row['grad_norm']:.2f}  "
         f"{row['samples_per_second']:.0f} samples/s  data wait {row['data_wait']:.0%}  "
-        f"{row['memory_gb']:.1f} GB"
     )
+    if "mfu" in row:  # without a peak to compare with, the number says little
+        line += f"{row['tflops']:.0f} TFLOP/s ({row['mfu']:.0%})  "
+    line += f"{row['memory_gb']:.1f} GB"
+    return f"{line}  {row['skipped']:.0f} skipped" if row.get("skipped") else line
 
 
 def metrics_text(

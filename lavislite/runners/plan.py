@@ -1,10 +1,21 @@
-"""Counting: what follows from the number of finished optimizer steps."""
+"""Counting: finished optimizer steps, and what follows from their number."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lavislite.common.schema import RunConfig
+
+
+@dataclass
+class TrainState:
+    """How far a run has come: `step` counts finished steps; what `Plan` says follows from it."""
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    last_metrics: dict[str, float] = field(default_factory=dict)  # before any: the loss
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lavislite.common import distributed
 from lavislite.common.errors import CheckpointError
 from lavislite.common.logging import get_logger
-from lavislite.runners.checkpoint import load_checkpoint
+from lavislite.runners.checkpoint import Snapshot, load_checkpoint
+from lavislite.runners.integrity import damage
+from lavislite.runners.together import on_main
 
 if TYPE_CHECKING:
     from lavislite.runners.runner import Runner
@@ -19,18 +22,22 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-def save(runner: Runner) -> Path:
-    """Write a checkpoint of everything `load` needs. All processes call it."""
-    trainer = {
-        "optimizer": runner.step.optimizer.state_dict(),
-        "scaler": runner.step.scaler.state_dict(),
-        "state": asdict(runner.state),
-        "rng": distributed.all_gather_objects(distributed.rng_state()),
-    }
-    return runner.checkpoints.save(
-        runner.model,
+def snapshot(runner: Runner) -> Snapshot:
+    """Copies of everything `load` needs. All processes call it together."""
+    own = {"rng": distributed.rng_state(), "step": runner.step.state_dict()}
+    processes = distributed.all_gather_objects(own)
+    strategy = runner.step.strategy
+    return Snapshot(
         step=runner.state.step,
-        trainer=trainer,
+        weights=strategy.trainable_state(),
+        trainer={
+            "optimizer": strategy.optimizer_state(runner.step.optimizer),
+            "scaler": runner.step.scaler.state_dict(),
+            "state": asdict(runner.state),
+            "rng": [process["rng"] for process in processes],
+            "steps": [process["step"] for process in processes],
+            "log_bytes": runner.log.size(),
+        },
         meta={
             "arch": runner.arch,
             "identity": runner.model.identity(),
@@ -42,29 +49,51 @@ def save(runner: Runner) -> Path:
     )
 
 
-def load(runner: Runner, path: Path) -> None:
+def load(runner: Runner, path: Path) -> int | None:
     """Bring model, optimizer, counters and random states of `runner` to where `path` was saved.
+
+    Returns:
+        How long the run's log was then, in bytes; None when this run has another log.
 
     Raises:
         CheckpointError: the checkpoint does not fit the model or its optimizer.
     """
     loaded = load_checkpoint(path, runner.model, runner.arch)
+    saved = loaded.trainer
     try:
-        runner.step.optimizer.load_state_dict(loaded.trainer["optimizer"])
+        first = loaded.meta["format"] == 1
+        optimizer = by_name(saved["optimizer"]) if first else saved["optimizer"]
+        runner.step.strategy.load_optimizer_state(runner.step.optimizer, optimizer)
     except ValueError as error:
         raise CheckpointError(
-            f"{path}: its optimizer has other parameter groups than this run ({error}). To start "
-            "a new run from these weights, set model.pretrained instead of run.resume."
+            f"{path}: its optimizer is not this run's: {error}. To start a new run from these "
+            "weights, set model.pretrained instead of run.resume."
         ) from error
-    runner.step.scaler.load_state_dict(loaded.trainer["scaler"])
-    for name, value in loaded.trainer["state"].items():
+    runner.step.scaler.load_state_dict(saved["scaler"])
+    for name, value in saved["state"].items():
         setattr(runner.state, name, value)
-    _restore_random_states(runner, loaded.meta, loaded.trainer["rng"])
+    _restore_processes(runner, loaded.meta, saved["rng"], saved.get("steps", []))
     _warn_about_config(loaded.config_yaml, runner.config_yaml)
-    if path.parent != runner.checkpoints.folder.resolve() and runner.state.best_step is not None:
-        # The best one so far stays available to a run that goes on in another folder.
-        runner.checkpoints.adopt(path.parent / f"step_{runner.state.best_step}")
+    _find_best(runner, path)
     logger.info("Continuing after step %d of %s", runner.state.step, path)
+    if path.parent != runner.checkpoints.folder.resolve():
+        return None
+    runner.checkpoints.go_on_from(path)
+    return saved.get("log_bytes")
+
+
+def by_name(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Format 1's optimizer state, which numbers the parameters, as format 2 has it.
+
+    Raises:
+        ValueError: its groups do not name their parameters.
+    """
+    names: dict[int, str] = {}
+    for group in optimizer["param_groups"]:
+        if "names" not in group:
+            raise ValueError("its parameters have no names")
+        names |= dict(zip(group["params"], group["names"], strict=True))
+    return {names[number]: entries for number, entries in optimizer["state"].items()}
 
 
 def _batch_facts(runner: Runner) -> dict[str, int]:
@@ -76,17 +105,58 @@ def _batch_facts(runner: Runner) -> dict[str, int]:
     }
 
 
-def _restore_random_states(runner: Runner, meta: dict[str, Any], states: list[Any]) -> None:
-    now = _batch_facts(runner)
-    changed = [f"{key} {meta[key]} -> {now[key]}" for key in now if meta[key] != now[key]]
-    if changed:
+def _restore_processes(
+    runner: Runner, meta: dict[str, Any], random_states: list[Any], steps: list[Any]
+) -> None:
+    """Random states and running means of each process.
+
+    With another number of processes, each starts new random numbers, which follow from seed and
+    step, and all go on from the main process's means.
+    """
+    rank, now = distributed.rank(), _batch_facts(runner)
+    _warn_about_batches(meta, now)
+    if len(random_states) == now["world_size"]:
+        distributed.set_rng_state(random_states[rank])
+    else:
+        distributed.seed_everything(runner.cfg.seed + runner.state.step, rank=rank)
+    if steps:
+        runner.step.load_state_dict(steps[rank] if len(steps) == now["world_size"] else steps[0])
+
+
+def _warn_about_batches(before: dict[str, Any], now: dict[str, int]) -> None:
+    changed = ", ".join(
+        f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]
+    )
+    if not changed:
+        return
+    sizes = [m["world_size"] * m["batch_size_train"] for m in (before, now)]
+    keys = ("accum_grad_iters", "batches_per_epoch")
+    if sizes[0] == sizes[1] and all(before[key] == now[key] for key in keys):
+        logger.warning(
+            "The run continues on other processes (%s) with the same batches; dropout and rounding "
+            "will differ from those of an uninterrupted run.",
+            changed,
+        )
+    else:
         logger.warning(
             "The run continues with other batches (%s): the step count goes on, but epochs and "
             "results will not be those of an uninterrupted run.",
-            ", ".join(changed),
+            changed,
         )
-    if len(states) == distributed.world_size():
-        distributed.set_rng_state(states[distributed.rank()])
+
+
+def _find_best(runner: Runner, path: Path) -> None:
+    """The best checkpoint so far stays available, or is looked for anew."""
+    state, checkpoints = runner.state, runner.checkpoints
+    if state.best_step is None:
+        return
+    if path.parent != checkpoints.folder.resolve():  # the run goes on in another folder
+        checkpoints.adopt(path.parent / f"step_{state.best_step}")
+    best = checkpoints.at(state.best_step)
+    problem = on_main(lambda: damage(best, thorough=False))
+    if problem is not None:
+        logger.warning("The best checkpoint so far, %s, is lost (%s): looking anew.", best, problem)
+        state.best_score, state.best_step, state.best_metrics = None, None, {}
 
 
 def _warn_about_config(before: str, now: str) -> None:

@@ -1,4 +1,4 @@
-"""One process is the ordinary case; what torchrun and srun say is understood."""
+"""One process is the ordinary case."""
 
 from __future__ import annotations
 
@@ -37,55 +37,6 @@ def test_exchange_rows_of_one_process_is_indexing() -> None:
     (y * torch.tensor([[1.0], [10.0], [100.0]])).sum().backward()
     assert y.flatten().tolist() == [3, 1, 3]
     assert x.grad.flatten().tolist() == [10, 0, 101]
-
-
-def test_no_launcher_means_one_process() -> None:
-    assert distributed.launch_environment({}) is None
-    assert distributed.launch_environment({"RANK": "0", "WORLD_SIZE": "1"}) is None
-
-
-def test_torchrun() -> None:
-    environ = {
-        "RANK": "3",
-        "WORLD_SIZE": "4",
-        "LOCAL_RANK": "1",
-        "MASTER_ADDR": "n0",
-        "MASTER_PORT": "1",
-    }
-    assert distributed.launch_environment(environ) == environ
-
-
-def test_srun() -> None:
-    found = distributed.launch_environment(
-        {
-            "SLURM_PROCID": "9",
-            "SLURM_LOCALID": "1",
-            "SLURM_STEP_NUM_TASKS": "16",
-            "SLURM_NTASKS": "99",
-            "SLURM_JOB_ID": "123456",
-            "SLURM_STEP_NODELIST": "gpu[07-09,12],cpu1",
-        }
-    )
-    assert found == {
-        "RANK": "9",
-        "WORLD_SIZE": "16",
-        "LOCAL_RANK": "1",
-        "MASTER_ADDR": "gpu07",
-        "MASTER_PORT": "23456",
-    }
-
-
-def test_a_plain_python_in_a_batch_script_stays_one_process() -> None:
-    batch_step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "n[1-2]"}
-    assert distributed.launch_environment(batch_step) is None
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [("a", "a"), ("a,b", "a"), ("a-1,b", "a-1"), ("n[001-4]", "n001"), ("n[3,7]", "n3")],
-)
-def test_first_host(nodes: str, first: str) -> None:
-    assert distributed.first_host(nodes) == first
 
 
 @pytest.mark.parametrize(

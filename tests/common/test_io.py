@@ -38,6 +38,34 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step"]
 
 
+def test_what_a_kill_left_is_finished_or_removed(tmp_path: Path) -> None:
+    for name in (".half.abcd_123/half", ".step.abcd_123/step", ".step.abcd_123/old"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (".going.abcd_123/going", ".other.abcd_123/something", ".git/objects"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".step.abcd_123/step/new").touch()  # killed between the old and the new
+    io.clear_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".git", ".other.abcd_123", "step"]
+    assert (tmp_path / "step/new").exists()
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "step/old").mkdir(parents=True)
+    real = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == tmp_path / "step" and not (self / "old").exists():
+            raise OSError("Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        io.atomic_write(tmp_path / "step", lambda part: part.mkdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["step", "old"]
+
+
 def test_bad_json_is_located(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1,\n "b": }')
     with pytest.raises(DataError, match=r"a.json.*line 2, column 7"):

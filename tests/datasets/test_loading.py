@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections import Counter
 from typing import Any
@@ -105,8 +106,6 @@ def test_index_and_record_id_count_through_all_datasets() -> None:
 
 
 def test_closing_early_ends_the_workers() -> None:
-    import multiprocessing
-
     batches = make([Noisy(64)], num_workers=1).batches(0, 16)
     next(batches)
     batches.close()
@@ -147,14 +146,33 @@ def test_too_few_samples_for_a_batch() -> None:
         make([Noisy(3)])
 
 
+def test_an_epoch_may_be_so_many_batches() -> None:
+    loader = make([Noisy(18)], batches_per_epoch=3)
+    assert loader.batches_per_epoch == 3
+    seen = load(loader, 0, 9)[..., 0].flatten().tolist()
+    assert sorted(seen[:18]) == sorted(seen[18:]) == list(range(18))
+    assert torch.equal(load(loader, 5, 9), load(make([Noisy(18)], batches_per_epoch=7), 5, 9))
+
+
+def test_machines_that_see_other_data_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_gather_objects", lambda own: [own, "noisy has 17"])
+    with pytest.raises(DataError, match="noisy has 18 in process 0; noisy has 17 in process 1"):
+        make([Noisy(18)])
+
+
+def test_a_large_gap_of_unreadable_samples_is_left_behind() -> None:
+    loader = make([Noisy(4000, bad=tuple(range(3000)))], batch_size=40)
+    indices = load(loader, 0, 5)[..., 0].flatten()
+    assert len(indices) == 200
+    assert indices.min() >= 3000
+
+
 class Refusing(Noisy):
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         raise DataError(f"{type(samples).__name__}: shapes differ")
 
 
 def test_an_error_in_a_worker_is_one_sentence_and_ends_the_workers() -> None:
-    import multiprocessing
-
     with pytest.raises(DataError) as error:  # it keeps the traceback, and so the loader, alive
         list(make([Refusing(64)], num_workers=1).batches(0, 16))
     assert str(error.value) == "list: shapes differ"

@@ -96,6 +96,36 @@ def not_a_number(out: Path) -> dict[str, Any]:
     return {"error": ""}
 
 
+def left_out(out: Path) -> dict[str, Any]:
+    """The second process alone has a loss that is not finite, and a gradient that is."""
+    import json
+
+    from runner_parts import Model, Task, make_runner
+
+    class Spoilt(Task):
+        steps = 0
+
+        def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> dict[str, Any]:
+            self.steps += 1
+            bad = self.steps == 2 and distributed.rank() == 1
+            self.records = samples["index"].tolist() if bad else getattr(self, "records", [])
+            losses = model(samples)
+            return {**losses, "loss": losses["loss"] + (float("inf") if bad else 0.0)}
+
+    task, model = Spoilt(), Model(dropout=0)
+    runner = make_runner(out / "left_out", model=model, task=task, skip_nonfinite=1, max_steps=3)
+    runner.train()
+    lines = (out / "left_out/log.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {
+        "weights": runner.model.trainable_state_dict(),
+        "adam_steps": [s["step"] for s in runner.step.optimizer.state.values()],
+        "skips": [(r["step"], r["records"]) for r in rows if r["event"] == "skip"],
+        "tflops": [r.get("tflops", 0.0) for r in rows if r["event"] == "train"],
+        "records": [f"toy#{i}" for i in task.records],
+    }
+
+
 def full_disk(out: Path) -> dict[str, Any]:
     """Only the main process writes; when it cannot, all must stop."""
     from runner_parts import make_runner
@@ -188,7 +218,17 @@ def statistics(out: Path) -> dict[str, Any]:
     }
 
 
-JOBS = (collectives, training, resumption, not_a_number, full_disk, stage1, stage2, statistics)
+JOBS = (
+    collectives,
+    training,
+    resumption,
+    not_a_number,
+    left_out,
+    full_disk,
+    stage1,
+    stage2,
+    statistics,
+)
 
 
 def main(out: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_launcher_may_pass_on_the_ctrl_c_that_everyone_has(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     monkeypatch.undo()
-    assert stop.signum() == signal.SIGINT
+    assert stop.exchange().signum == signal.SIGINT
 
 
 @pytest.mark.usefixtures("several_processes")

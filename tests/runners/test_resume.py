@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kill_job import log
 from runner_parts import Model, Task, make_runner
 
 from lavislite.common.errors import CheckpointError, UserError
-from lavislite.runners.checkpoint import find_checkpoint, run_dir_of
+from lavislite.runners.find import find_checkpoint, run_dir_of
 
 
 def weights(run_dir: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
@@ -24,6 +26,10 @@ def weights(run_dir: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    return [row["step"] for row in log(run_dir) if row["event"] == "train"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -83,8 +89,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert f"--options run.resume={saved}" in caplog.text
     make_runner(tmp_path / "run", resume="auto", save_freq=0).train()
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in steps if r["event"] == "train"] == list(range(1, 13))
+    assert steps_of(tmp_path / "run") == list(range(1, 13))
 
 
 def test_a_second_ctrl_c_aborts_at_once(tmp_path: Path) -> None:
@@ -136,11 +141,110 @@ def test_missing_and_unknown_weights_are_refused(tmp_path: Path) -> None:
         make_runner(tmp_path, model=model, resume="auto").train()
 
 
-def test_a_damaged_checkpoint_names_its_folder(tmp_path: Path) -> None:
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def another_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[str, Any, str]] = {
+    "cut": ("trainer.pt", half, r"trainer\.pt has \d+ bytes, \d+ were written"),
+    "bit": ("model.safetensors", another_bit, r"model\.safetensors has changed .*SHA-256"),
+    "lost": ("config.yaml", Path.unlink, r"config\.yaml is missing"),
+    "meta": ("meta.json", half, r"meta\.json cannot be read"),
+    "no meta": ("meta.json", Path.unlink, r"meta\.json is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_runner(tmp_path, save_every_steps=4).train()
+    before = {name: tensor.clone() for name, tensor in weights(tmp_path).items()}
+    name, spoil, what = DAMAGES[damage]
+    spoil(tmp_path / "checkpoints/step_12" / name)
+    runner = make_runner(tmp_path, save_every_steps=4, resume="auto")
+    runner.train()
+    assert re.search(rf"step_12 is damaged: {what}.* Continuing from .*step_8\.", caplog.text)
+    assert same(weights(tmp_path), before)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_that_was_named_names_the_whole_ones(
+    tmp_path: Path, damage: str
+) -> None:
+    make_runner(tmp_path, save_every_steps=4).train()
+    name, spoil, what = DAMAGES[damage]
+    named = tmp_path / "checkpoints/step_8"
+    spoil(named / name)
+    with pytest.raises(CheckpointError, match=rf"step_8 cannot be read: {what}.*step_12, .*step_4"):
+        make_runner(tmp_path, resume=str(named)).train()
+
+
+def test_without_a_whole_checkpoint_nothing_starts_anew_in_silence(tmp_path: Path) -> None:
     make_runner(tmp_path).train()
-    (tmp_path / "checkpoints/step_12/trainer.pt").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"step_12 cannot be read"):
+    for number in (6, 12):
+        half(tmp_path / f"checkpoints/step_{number}/trainer.pt")
+    with pytest.raises(CheckpointError, match=r"no checkpoint .* is whole.*step_12.*step_6"):
         make_runner(tmp_path, resume="auto").train()
+
+
+def test_evaluation_refuses_weights_that_are_cut_short(tmp_path: Path) -> None:
+    make_runner(tmp_path / "a", test_splits=["test"]).train()
+    half(tmp_path / "a/checkpoints/step_12/model.safetensors")
+    with pytest.raises(CheckpointError, match=r"step_12 cannot be read: model\.safetensors has"):
+        make_runner(tmp_path / "b", test_splits=["test"], resume=str(tmp_path / "a")).evaluate()
+
+
+def test_a_lost_best_checkpoint_is_noticed_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"valid_splits": ["val"]}
+    make_runner(tmp_path, task=Task(scores=[0.9, 0.1]), **options).train()
+    (tmp_path / "checkpoints/step_6/model.safetensors").unlink()
+    task = Task(scores=[0.5])
+    runner = make_runner(tmp_path, task=task, resume="auto", max_epoch=3, **options)
+    assert runner.train()["toy/val/accuracy"] == 0.5
+    assert "step_6, is lost (model.safetensors is missing)" in caplog.text
+
+
+def test_checkpoints_of_the_first_format_resume(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "data/format1/step_6"
+    options: dict[str, Any] = {"valid_splits": ["val"], "save_every_steps": 3}
+    make_runner(tmp_path / "whole", **options).train()
+    shutil.copytree(old, tmp_path / "run/checkpoints/step_6")
+    runner = make_runner(tmp_path / "run", resume="auto", **options)
+    runner.train()
+    for name, weight in weights(tmp_path / "whole").items():
+        assert torch.allclose(weights(tmp_path / "run")[name], weight, atol=1e-6)
+    assert steps_of(tmp_path / "run") == [7, 8, 9, 10, 11, 12]
+
+
+def test_running_means_and_the_end_of_the_log_come_back(tmp_path: Path) -> None:
+    # Rows every 4 steps, saved in between; and the last run had reached its end.
+    options: dict[str, Any] = {"log_freq": 4, "save_every_steps": 2, "test_splits": ["test"]}
+    make_runner(tmp_path / "whole", **options).train()
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")  # links become folders
+    start = str(tmp_path / "run/checkpoints/step_6")
+    make_runner(tmp_path / "run", resume=start, **options).train()
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    assert [row["event"] for row in log(tmp_path / "run")] == ["train"] * 3 + ["eval", "end"]
+
+
+def test_going_back_is_final_even_before_anything_is_saved(tmp_path: Path) -> None:
+    make_runner(tmp_path, save_every_steps=4).train()
+    step_4 = str(tmp_path / "checkpoints/step_4")
+    task = Pressing(signal.SIGINT, signal.SIGINT)
+    stopped = make_runner(tmp_path, task=task, resume=step_4, save_freq=0)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert find_checkpoint("auto", tmp_path) == Path(step_4).resolve()
+    assert (tmp_path / "checkpoints/last").resolve().name == "step_4"
 
 
 def test_a_changed_configuration_is_pointed_out(

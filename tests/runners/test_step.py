@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,22 @@ def make_step(model: Model, precision: str = "fp32", **options: Any) -> TrainSte
 def batch(*indices: int) -> dict[str, Any]:
     data = Data(24, split="val")
     return data.collate([data[i] for i in indices])
+
+
+def spoilt(*indices: int) -> dict[str, Any]:
+    """A batch whose last picture is full of NaN."""
+    samples = batch(*indices)
+    samples["image"][-1] = float("nan")
+    return samples
+
+
+def assert_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def adam(step: TrainStep) -> list[dict[str, torch.Tensor]]:
+    return list(step.optimizer.state_dict()["state"].values())
 
 
 def test_accumulated_micro_batches_equal_one_large_batch() -> None:
@@ -90,11 +108,9 @@ def test_loss_that_is_not_a_number_stops_before_the_weights_change() -> None:
     model = Model(dropout=0)
     step = make_step(model)
     before = copy.deepcopy(model.state_dict())
-    bad = batch(4, 7)
-    bad["image"][1] = float("nan")
     with pytest.raises(TrainingError, match=r"step 6 \(gradient norm not a number\).*toy#4, toy#7"):
-        step(5, 0.1, [batch(0, 1), bad])
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        step(5, 0.1, [batch(0, 1), spoilt(4, 7)])
+    assert_equal(model.state_dict(), before)
 
 
 def test_fp16_overflow_is_skipped_and_the_run_goes_on() -> None:
@@ -127,18 +143,135 @@ def test_precision_auto_and_typos() -> None:
         resolve_precision("bff16", CPU)
 
 
-def test_where_the_host_does_not_look_the_optimizer_skips_and_reading_raises() -> None:
+def test_where_the_host_does_not_look_nothing_changes_any_more_and_reading_raises() -> None:
     # As on a GPU: nothing waits for the device until the log is due.
     model = Model(dropout=0)
     step = make_step(model)
     step.guard.every_step = False
-    bad = batch(4, 7)
-    bad["image"][1] = float("nan")
     step(0, 0.1, [batch(0, 1)])
     after_first = copy.deepcopy(model.state_dict())
-    step(1, 0.1, [bad])
-    assert all(torch.equal(after_first[name], x) for name, x in model.state_dict().items())
+    step(1, 0.1, [spoilt(4, 7)])
     step(2, 0.1, [batch(0, 1)])
-    assert not torch.equal(after_first["head.weight"], model.head.weight)
+    assert_equal(model.state_dict(), after_first)
     with pytest.raises(TrainingError, match=r"at step 2 .*toy#4, toy#7\."):
         step.read()
+
+
+@pytest.mark.parametrize("looking", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_left_out_is_as_if_it_had_not_been(looking: bool, precision: str) -> None:
+    def run(batches: list[dict[str, Any]]) -> TrainStep:
+        step = make_step(Model(dropout=0), precision, skip_nonfinite=1)
+        step.guard.every_step = looking
+        for k, samples in enumerate(batches):
+            step(k, 0.1, [samples])
+        return step
+
+    without, left_out = run([batch(0, 1), batch(2, 3)]), run([batch(0, 1), spoilt(4), batch(2, 3)])
+    if precision == "fp16":  # there the scaler's answer to it is another scale
+        assert left_out.scaler.get_scale() < without.scaler.get_scale()
+    else:
+        assert_equal(
+            left_out.strategy.unwrapped.state_dict(), without.strategy.unwrapped.state_dict()
+        )
+        for mine, other in zip(adam(left_out), adam(without), strict=True):
+            assert_equal(mine, other)
+    row, other_row = left_out.read(), without.read()
+    assert row.pop("skipped") == 1
+    assert other_row.pop("skipped") == 0
+    assert row == pytest.approx(other_row, rel=1e-3 if precision == "fp16" else 1e-7)
+
+
+def test_one_more_than_allowed_stops() -> None:
+    step = make_step(Model(dropout=0), skip_nonfinite=2)
+    step(0, 0.1, [spoilt(1)])
+    step(1, 0.1, [batch(0, 1)])
+    step(2, 0.1, [spoilt(2)])
+    with pytest.raises(TrainingError, match=r"at step 4 .*2 such steps .* before.*: toy#3\."):
+        step(3, 0.1, [spoilt(3)])
+
+
+def test_a_loss_that_is_not_finite_is_left_out_even_if_its_gradient_is() -> None:
+    model = Model(dropout=0)
+    step = make_step(model, skip_nonfinite=1)
+    step.task.train_step = lambda m, samples: {"loss": m(samples)["loss"] + float("inf")}
+    before = copy.deepcopy(model.state_dict())
+    step(0, 0.1, [batch(0, 1)])
+    assert_equal(model.state_dict(), before)
+    assert step.read()["skipped"] == 1
+
+
+def test_batch_norms_forget_a_step_that_is_left_out() -> None:
+    model = Model(dropout=0)
+    model.dropout = torch.nn.BatchNorm1d(8)
+    step = make_step(model, skip_nonfinite=1)
+    step(0, 0.1, [batch(0, 1)])
+    before = copy.deepcopy(model.state_dict())
+    step(1, 0.1, [spoilt(4, 7)])
+    assert_equal(model.state_dict(), before)
+    step(2, 0.1, [batch(2, 3)])
+    assert model.dropout.num_batches_tracked == 2
+
+
+def test_an_optimizer_without_a_fused_kernel_skips_as_well() -> None:
+    model = Model(dropout=0)
+    step = make_step(model, skip_nonfinite=1)
+    step.optimizer = torch.optim.AdamW(model.head.parameters(), fused=False)
+    before = copy.deepcopy(model.state_dict())
+    step(0, 0.1, [spoilt(4)])
+    assert_equal(model.state_dict(), before)
+    step(1, 0.1, [batch(0)])
+    assert not torch.equal(model.head.weight, before["head.weight"])
+
+
+def test_after_a_checkpoint_the_next_log_is_the_same(tmp_path: Path) -> None:
+    def some(step: TrainStep, steps: range) -> None:
+        for k in steps:
+            step(k, 0.1, [spoilt(k % 24) if k in (3, 40) else batch(k % 24, (k + 7) % 24)])
+
+    whole = make_step(Model(dropout=0), skip_nonfinite=5, grad_spike=1.2)
+    some(whole, range(30))
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    resumed = make_step(whole.strategy.unwrapped, skip_nonfinite=5, grad_spike=1.2)
+    resumed.optimizer.load_state_dict(copy.deepcopy(whole.optimizer.state_dict()))
+    weights = copy.deepcopy(whole.strategy.unwrapped.state_dict())
+    some(whole, range(30, 50))
+    expected, events = whole.read(), whole.events()
+
+    resumed.strategy.unwrapped.load_state_dict(weights)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    some(resumed, range(30, 50))
+    assert resumed.read() == expected
+    assert str(resumed.events()) == str(events)  # NaN equals nothing
+    assert {event.kind for event in events} == {"skip", "spike"}
+    assert resumed.samples == whole.samples == 98
+
+
+def test_a_fault_that_stops_the_run_gets_into_no_checkpoint() -> None:
+    step = make_step(Model(dropout=0))
+    step.guard.every_step = False
+    step(0, 0.1, [spoilt(4)])
+    with pytest.raises(TrainingError, match=r"at step 1 .*toy#4\."):
+        step.state_dict()
+
+
+def test_flops_are_torchs_own_and_counting_changes_no_result() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, step = Model(dropout=0.5), make_step(Model(dropout=0.5), accum_grad_iters=2)
+    with FlopCounterMode(display=False) as counter:
+        model(batch(0, 1, 2, 3))["loss"].backward()
+    assert counter.get_total_flops() > 0
+    torch.manual_seed(0)
+    for k in range(2):
+        step(k, 0.1, [batch(0, 1), batch(2, 3)])
+        assert step.arithmetic.rates(1.0).keys() == ({"tflops"} if k else set())
+    per_sample = counter.get_total_flops() / 4
+    assert step.arithmetic.rates(5e12)["tflops"] == pytest.approx(5 * per_sample)
+
+    uncounted = make_step(Model(dropout=0.5), accum_grad_iters=2)
+    uncounted.arithmetic._steps = 2
+    torch.manual_seed(0)
+    for k in range(2):
+        uncounted(k, 0.1, [batch(0, 1), batch(2, 3)])
+    assert_equal(step.strategy.unwrapped.state_dict(), uncounted.strategy.unwrapped.state_dict())

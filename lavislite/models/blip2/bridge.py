@@ -108,6 +108,12 @@ class Blip2Bridge(BaseModel):
     def frozen_modules(self) -> Sequence[nn.Module]:
         return (self.visual_encoder,) if self.vision_is_frozen else ()
 
+    def towers(self) -> Sequence[nn.Module]:
+        return (self.visual_encoder,)
+
+    def recompute_activations(self, *, offload: bool) -> None:
+        self.Qformer.recompute = "offload" if offload else "recompute"
+
     def identity(self) -> dict[str, str]:
         if not self.vision_is_frozen:
             return {}

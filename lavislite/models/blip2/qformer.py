@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lavislite.common.recompute import recomputed
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig, QFormerLayer
+
+LayerOutput = tuple[Tensor | None, Tensor | None, KeyValue]
 
 
 @dataclass
@@ -140,6 +144,7 @@ class QFormer(nn.Module):
         super().__init__()
         cfg.check()
         self.cfg = cfg
+        self.recompute: str | None = None  # or "recompute", "offload": see common/recompute.py
         self.text_layers = 0 if vocab_size is None else cfg.num_layers - queries_only
         self.bert = Bert(cfg, vocab_size, image_width, self.text_layers)
         if vocab_size is not None and not queries_only:
@@ -181,7 +186,7 @@ class QFormer(nn.Module):
         hidden: Tensor | None = self.bert.embeddings.queries(query_tokens, batch)
         cache = []
         for layer, image in zip(self.layers, self._images(memory), strict=True):
-            hidden, _, (k, v) = layer(hidden, None, image=image, probe=probe)
+            hidden, _, (k, v) = self._run(layer, hidden, None, image=image, probe=probe)
             cache.append((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)))
         assert hidden is not None
         return hidden, cache
@@ -192,7 +197,7 @@ class QFormer(nn.Module):
         seen = mask.bool()[:, None, None, :]
         for layer in self.layers:
             rows = 1 if cls_only and layer is self.layers[-1] else None
-            _, hidden, _ = layer(None, hidden, mask=seen, text_rows=rows)
+            _, hidden, _ = self._run(layer, None, hidden, mask=seen, text_rows=rows)
         assert hidden is not None
         return hidden
 
@@ -214,17 +219,18 @@ class QFormer(nn.Module):
             memory: of P images.
             text_index: [P] the text of each pair; None when pair p has text p.
         """
-        queries = self.bert.embeddings.queries(query_tokens, len(ids))
+        queries: Tensor | None = self.bert.embeddings.queries(query_tokens, len(ids))
+        assert queries is not None
         text: Tensor | None = self.bert.embeddings.text(ids)
         seen = F.pad(mask.bool(), (queries.shape[1], 0), value=True)[:, None, None, :]
         fan_out = text_index
         for layer, image in zip(self.layers, self._images(memory), strict=True):
             rows = 0 if queries_only and layer is self.layers[-1] else None
-            queries, text, _ = layer(
-                queries, text, image=image, mask=seen, text_rows=rows, fan_out=fan_out, probe=probe
-            )
+            pairs = {"image": image, "mask": seen, "text_rows": rows, "fan_out": fan_out}
+            queries, text, _ = self._run(layer, queries, text, **pairs, probe=probe)
             if fan_out is not None:
                 seen, fan_out = seen.index_select(0, fan_out), None
+        assert queries is not None
         return queries if text is None else torch.cat([queries, text], 1)
 
     def decode(
@@ -242,7 +248,7 @@ class QFormer(nn.Module):
         hidden: Tensor | None = self.bert.embeddings.text(ids, offset)
         longer = []
         for layer, past in zip(self.layers, cache, strict=True):
-            _, hidden, present = layer(None, hidden, past=past, mask=seen)
+            _, hidden, present = self._run(layer, None, hidden, past=past, mask=seen)
             longer.append(present)
         assert hidden is not None
         return hidden, longer
@@ -253,6 +259,12 @@ class QFormer(nn.Module):
         return F.linear(
             head.transform(rows), self.bert.embeddings.word_embeddings.weight, head.bias
         )
+
+    def _run(self, layer: QFormerLayer, *rows: Tensor | None, **context: Any) -> LayerOutput:
+        """One layer; under activation checkpointing its inside is not kept."""
+        if self.recompute is None:
+            return layer(*rows, **context)
+        return recomputed(layer, *rows, offload=self.recompute == "offload", **context)
 
     def _images(self, memory: ImageMemory) -> list[KeyValue | None]:
         """One entry per layer: its keys and values of the image, or None."""

@@ -145,6 +145,9 @@ class Blip2Language(Blip2Bridge):
         frozen = super().frozen_modules()
         return (*frozen, self.language) if self.language_is_frozen else frozen
 
+    def towers(self) -> Sequence[nn.Module]:
+        return (*super().towers(), self.language)
+
     def identity(self) -> dict[str, str]:
         name, known = self.cfg.language.name, super().identity()
         known["language_tokenizer"] = f"{name}@{_vocabulary(self.language.tokenizer)}"
