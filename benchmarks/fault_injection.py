@@ -255,7 +255,7 @@ def disturb(job: Job, kills: int, chance: random.Random) -> Story:
             break
         last = story.strikes[-1]
         print(f"{len(story.strikes):3d}  {last.name}, checkpoint {last.saved}", flush=True)
-    keep_alive(job, lambda: job.ended() == 0)
+    keep_alive(job, lambda: job.ended() == 0, seconds=3600)
     follow(job, story)
     return story
 
@@ -286,9 +286,9 @@ def strike(job: Job, fault: Fault, chance: random.Random, story: Story) -> bool:
     return False
 
 
-def keep_alive(job: Job, condition: Callable[[], Any]) -> None:
+def keep_alive(job: Job, condition: Callable[[], Any], seconds: float = 300) -> None:
     """Wait for `condition`; start the job again whenever its launcher has ended."""
-    until = time.monotonic() + 300
+    until = time.monotonic() + seconds
     while not condition():
         code = job.ended()
         if code is not None and code != 0:

@@ -123,3 +123,25 @@ def test_data_memory(tmp_path: Path) -> None:
     assert all(epoch["rss"] >= epoch["pss"] > 0 for epoch in found["epochs"])
     assert 0 < found["throughput"]["ranges_to_local"] < 100
     assert list(tmp_path.iterdir()) == [figures]
+
+
+@pytest.mark.slow
+def test_fault_injection(tmp_path: Path) -> None:
+    import fault_injection
+
+    table = tmp_path / "faults.md"
+    arguments = ["--kills", "2", "--steps", "80", "--seed", "4", "--out", str(table)]
+    assert fault_injection.main([*arguments, "--keep", str(tmp_path / "runs")]) == 0
+    assert "| final weights, byte by byte | equal |" in table.read_text()
+
+
+def test_fault_injection_sees_a_difference_in_a_single_bit() -> None:
+    import torch
+    from fault_injection import differences, values
+
+    one = {"state": {"a": torch.ones(2)}, "steps": [1, 2]}
+    other = {"state": {"a": torch.tensor([1, 1.0000001])}, "steps": [1, 2, 3]}
+    assert not list(differences(one, one))
+    assert list(differences(one, other)) == ["/state/a", "/steps (2 and 3 entries)"]
+    row = {"event": "train", "step": 1, "loss": 2.0}
+    assert values([{**row, "seconds": 3.0}, {"event": "start", "step": 0}]) == [row]

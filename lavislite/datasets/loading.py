@@ -109,6 +109,11 @@ class TrainLoader:
             # process that leaves them to its exit would wait for them forever.
             loader._shutdown_workers()
 
+    @property
+    def bad_records(self) -> int:
+        """How many records this process and its workers have found unreadable so far."""
+        return sum(getattr(dataset, "bad_records", 0) for dataset in self._datasets)
+
     def record_id(self, index: int) -> str:
         """Name of sample `index` of a batch, for messages."""
         k = int(np.searchsorted(self._offsets, index, side="right")) - 1

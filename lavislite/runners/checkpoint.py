@@ -130,18 +130,23 @@ class Checkpoints:
                 f"checkpoint {target}",
             )
 
-    def go_on_from(self, path: Path) -> None:
+    def go_on_from(self, path: Path, best_step: int | None) -> None:
         """Let `path`, one of these, count as the newest: what was written after it is abandoned.
+
+        When it is the newest, what a kill has kept `write` from doing after it is done now.
 
         Raises:
             TrainingError: the folder is not writable.
         """
 
         def write() -> None:
-            if self.newest_first()[0] != path:
+            newest = self.newest_first()[0] == path
+            if not newest:
                 meta = {**read_meta(path), "serial": self._next_serial()}
                 atomic_write_text(path / META, json.dumps(meta, indent=2))
-            _link(self.folder / LAST, path.name)
+            self._point(path, best_step)
+            if newest:
+                self._forget(path)
 
         write_on_main(write, f"{META} in {path}")
 

@@ -78,7 +78,7 @@ def load(runner: Runner, path: Path) -> int | None:
     logger.info("Continuing after step %d of %s", runner.state.step, path)
     if path.parent != runner.checkpoints.folder.resolve():
         return None
-    runner.checkpoints.go_on_from(path)
+    runner.checkpoints.go_on_from(path, runner.state.best_step)
     return saved.get("log_bytes")
 
 

@@ -43,6 +43,7 @@ class TrainData(Protocol):
     """Training batches, numbered through the whole run: the number decides what is in a batch."""
 
     batches_per_epoch: int
+    bad_records: int  # so many were found unreadable so far
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """This process's share of batches `start` to `stop` - 1; closing it stops the loading."""
@@ -193,6 +194,7 @@ class Runner:
     # ---- in between
 
     def _log_training(self) -> None:
+        assert self.data is not None
         means, rates = self.step.read(), self.watch.read(self.step.samples)
         row = {
             "epoch": self.plan.epoch(self.state.step),
@@ -202,6 +204,8 @@ class Runner:
             **self.step.arithmetic.rates(rates["samples_per_second"]),
             "memory_gb": used_gb(self.device),
         }
+        if bad := sum(distributed.gather_ints(self.data.bad_records)):
+            row["bad_records"] = bad  # of all processes, since they started
         self.state.last_metrics = {"train/loss": means["loss"]}
         self.log.write("train", self.state.step, row)
         self.log.say(self.state.step, row)

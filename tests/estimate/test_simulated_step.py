@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from estimate_parts import real, recipe, simulator, stage2
+from estimate_parts import QFORMER, real, recipe, simulator, stage2
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavislite.common.config import Config
@@ -101,7 +101,7 @@ def test_recomputation_takes_less_memory_and_more_operations(tmp_path: Path) -> 
 
 
 def test_a_gpu_keeps_no_attention_probabilities_and_small_dropout_masks() -> None:
-    cfg = recipe({"qformer": {"dropout": 0.1, "attention_dropout": 0.1}})
+    cfg = recipe({"qformer": {**QFORMER, "dropout": 0.1, "attention_dropout": 0.1}})
     gpu, cpu = simulator(cfg, gpu=True)(BATCH), simulator(cfg)(BATCH)
     assert gpu.activations < cpu.activations
     assert torch.nn.functional.dropout.__module__ == "torch.nn.functional"
@@ -146,7 +146,7 @@ def test_two_real_processes_compute_and_hold_as_much(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["none", "recompute"])
 def test_memory_is_what_cuda_gives_out(mode: str) -> None:
-    big = {"hidden_size": 256, "num_heads": 8, "dropout": 0.1, "attention_dropout": 0.1}
+    big = {**QFORMER, "hidden_size": 256, "dropout": 0.1, "attention_dropout": 0.1}
     cfg = recipe({"qformer": big})
     simulated = simulator(cfg, gpu=True)
     simulated.precision = "bf16"

@@ -49,14 +49,20 @@ class Data:
     def __init__(self, n: int = 24, name: str = "toy", split: str = "train", bad: Any = ()) -> None:
         generator = torch.Generator().manual_seed(n)
         self.name, self.split, self.bad = name, split, bad
+        self.found_bad: set[int] = set()
         self.x = torch.randn(n, 4, generator=generator)
         self.y = self.x[:, :3].argmax(1)
 
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def bad_records(self) -> int:
+        return len(self.found_bad)
+
     def __getitem__(self, i: int) -> dict[str, Any] | None:
         if i in self.bad:
+            self.found_bad.add(i)
             return None
         noise = torch.randn(4) * 0.1 if self.split == "train" else torch.zeros(4)
         return {"image": self.x[i] + noise, "label": self.y[i], "index": i}

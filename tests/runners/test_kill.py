@@ -73,6 +73,19 @@ def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path: Path, undistur
     assert_equal(tmp_path, undisturbed)
 
 
+def test_the_last_checkpoint_is_finished_by_a_run_that_has_nothing_else_to_do(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    # The last of 12 saves is also the best, and the kill comes before the links say so: every save
+    # moves `last`, all but the first two (before there is a best) `checkpoint_best` too.
+    assert run(tmp_path, kill=("links", 2 + 9 * 2 + 1), **OPTIONS) == -9
+    assert (tmp_path / "checkpoints/step_12").exists()
+    assert (tmp_path / "checkpoints/last").resolve().name == "step_11"
+    assert run(tmp_path, **OPTIONS) == 0
+    assert (tmp_path / "checkpoints/checkpoint_best").resolve().name == "step_12"
+    assert_equal(tmp_path, undisturbed)
+
+
 def test_a_kill_while_a_checkpoint_is_written_again_keeps_it(
     tmp_path: Path, undisturbed: Path
 ) -> None:

@@ -114,8 +114,11 @@ def test_the_best_score_survives_and_the_best_checkpoint_comes_along(tmp_path: P
 
 
 def test_resuming_a_finished_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = make_runner(tmp_path, valid_splits=["val"]).train()
-    again = make_runner(tmp_path, valid_splits=["val"], resume="auto").train()
+    options: dict[str, Any] = {"valid_splits": ["val"], "test_splits": ["test"]}
+    first = make_runner(tmp_path, **options).train()
+    rows = log(tmp_path)
+    again = make_runner(tmp_path, resume="auto", **options).train()
+    assert log(tmp_path) == rows  # its end is not told twice
     assert "is finished: 12 of 12 steps are done" in caplog.text
     assert again == first
 

@@ -36,6 +36,13 @@ def test_a_run_learns_and_leaves_its_files(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "run: {}\n"
 
 
+def test_the_log_counts_broken_records_where_there_are_any(tmp_path: Path) -> None:
+    make_runner(tmp_path / "bad", train=Data(24, bad=(3, 9)), max_epoch=1).train()
+    assert log(tmp_path / "bad", "train")[-1]["bad_records"] == 2
+    make_runner(tmp_path / "good", max_epoch=1).train()
+    assert "bad_records" not in log(tmp_path / "good", "train")[-1]
+
+
 def test_left_over_micro_batches_make_a_last_step_of_their_own(tmp_path: Path) -> None:
     runner = make_runner(tmp_path, accum_grad_iters=4, max_epoch=2)
     runner.train()
