@@ -196,7 +196,7 @@ def page(names: Sequence[str]) -> Iterator[str]:
         yield ""
         yield f"## {name} on other numbers of GPUs"
         yield ""
-        yield "The same whole batch; GiB per GPU, and GiB that each receives in a step."
+        yield "About the same whole batch; GiB per GPU, and GiB that each receives in a step."
         yield ""
         yield from scaled_table(name)
     yield ""

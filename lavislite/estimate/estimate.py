@@ -45,7 +45,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a recipe needs; `to_dict` for machines, `report.lines` for people."""
+    """What a recipe needs; `to_dict` for machines, `report.lines` for people.
+
+    asked: the strategy and the checkpointing that the recipe itself names.
+    """
 
     arch: str
     towers: dict[str, str]
@@ -59,6 +62,7 @@ class Estimate:
     sizes: Sizes
     step: Step
     ways: list[Way]
+    asked: tuple[str, str]
     notes: list[str]
 
     @property
@@ -88,6 +92,7 @@ class Estimate:
                 for part, (every, trained) in self.sizes.parameters.items()
             },
             "flops_per_sample": {k: v / self.batch for k, v in self.step.flops.items()},
+            "asked": dict(zip(("strategy", "activation_checkpointing"), self.asked, strict=True)),
             "ways": [_way_dict(way) for way in self.ways],
             "notes": self.notes,
         }
@@ -155,8 +160,14 @@ def estimate(
         sizes=sizes,
         step=simulated["none"][0],
         ways=ways,
+        asked=(_strategy(cfg.run.strategy, gpus), cfg.run.activation_checkpointing),
         notes=notes,
     )
+
+
+def _strategy(name: str, gpus: int) -> str:
+    """What ``auto`` means for so many processes."""
+    return ("ddp" if gpus > 1 else "single") if name == "auto" else name
 
 
 def simulate(

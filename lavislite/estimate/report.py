@@ -34,6 +34,7 @@ def lines(found: Estimate) -> Iterator[str]:
     gpu = found.gpu
     yield f"GiB per GPU, of {gpu.memory_gib:g} ({gpu.name}):"
     yield from _table(_COLUMNS, [_row(way) for way in found.ways])
+    yield "The recipe asks for " + ", ".join(found.asked)
     yield ""
     yield _length(found)
     yield from (f"- {note}" for note in (*found.notes, *_ASSUMED))
