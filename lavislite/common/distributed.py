@@ -110,7 +110,8 @@ def init_distributed(
     use_cuda = torch.cuda.is_available() and device != "cpu"
     if use_cuda:
         torch.cuda.set_device(resolve_device(device))
-    meeting = meet(found, warn_seconds, timeout_minutes * 60)
+    orphaned = launcher_has_gone(os.environ)
+    meeting = meet(found, warn_seconds, timeout_minutes * 60, orphaned)
     _watch = Watch(
         meeting.store,
         rank=int(found["RANK"]),
@@ -121,7 +122,7 @@ def init_distributed(
         reconnect=meeting.reconnect,
         speaks=is_local_main(),
         hosts=meeting.hosts,
-        orphaned=launcher_has_gone(os.environ),
+        orphaned=orphaned,
     )
     _watch.start()
     with heartbeat.waiting():

@@ -25,6 +25,7 @@ logger = get_logger(__name__)
 
 _PERIOD = 0.05  # seconds
 _CONNECT = 10.0  # seconds for one try
+_LAUNCHER = 60.0  # seconds for a launcher's store, which is there before the processes are
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,35 @@ class Meeting:
     hosts: bool
 
 
-def meet(found: Mapping[str, str], warn_seconds: float, timeout_seconds: float) -> Meeting:
+def meet(
+    found: Mapping[str, str],
+    warn_seconds: float,
+    timeout_seconds: float,
+    orphaned: Callable[[], bool] = lambda: False,
+) -> Meeting:
     """Wait until all processes are there. After `warn_seconds` say who is missing.
 
     Args:
         found: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+        orphaned: whether this process's launcher has gone.
 
     Raises:
-        TrainingError: some are still missing after `timeout_seconds`; names them. Or the store
-            has gone.
+        TrainingError: some are still missing after `timeout_seconds`; names them. Or the store,
+            or the launcher, has gone.
     """
     rank, world = int(found["RANK"]), int(found["WORLD_SIZE"])
     host, port = found["MASTER_ADDR"], int(found["MASTER_PORT"])
-    hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    patience = _Patience(rank, warn_seconds, timeout_seconds)
+    launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosts = rank == 0 and not launched
+    patience = _Patience(rank, warn_seconds, timeout_seconds, orphaned)
+    at_first = min(_LAUNCHER, timeout_seconds) if launched else timeout_seconds
 
     def connect() -> Any:
         wait = timedelta(seconds=_CONNECT)
         return dist.TCPStore(host, port, None, hosts, wait, wait_for_workers=False)
 
     where = f"the launcher or rank 0 at {host}:{port}"
-    store = _connected(connect, patience, where)
+    store = _connected(connect, _Patience(rank, warn_seconds, at_first, orphaned), where)
     try:
         attempt = _gather(store, world, patience) if rank == 0 else _greet(store, rank, patience)
     except dist.DistError as error:
@@ -79,12 +88,20 @@ def meet(found: Mapping[str, str], warn_seconds: float, timeout_seconds: float) 
 class _Patience:
     """Says once, after a while, what is waited for; and gives up after a longer one."""
 
-    def __init__(self, rank: int, warn_seconds: float, timeout_seconds: float) -> None:
-        self._rank = rank
+    def __init__(
+        self,
+        rank: int,
+        warn_seconds: float,
+        timeout_seconds: float,
+        orphaned: Callable[[], bool],
+    ) -> None:
+        self._rank, self._orphaned = rank, orphaned
         self._warn_at = time.monotonic() + warn_seconds
         self._until = time.monotonic() + timeout_seconds
 
     def wait(self, missing: str) -> None:
+        if self._orphaned():
+            raise TrainingError(f"The launcher of rank {self._rank} has gone; it ends with it.")
         if time.monotonic() >= self._until:
             raise TrainingError(f"Rank {self._rank} has waited in vain for {missing}.")
         if time.monotonic() >= self._warn_at:

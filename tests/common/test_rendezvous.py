@@ -56,3 +56,15 @@ def test_who_is_missing_is_said(server: Any, caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["Rank 0 waits for ranks 1-3 to start."]
     with pytest.raises(TrainingError, match="Rank 2 has waited in vain for rank 0 to start"):
         join(server, 2, 4, timeout=0.3)
+
+
+def test_without_a_launcher_nobody_waits(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
+    found = {"RANK": "1", "WORLD_SIZE": "2", **where}
+    with pytest.raises(TrainingError, match="The launcher of rank 1 has gone"):
+        meet(found, 60, 600, orphaned=lambda: True)
+    nobody = {**found, "MASTER_PORT": "1"}
+    monkeypatch.setattr("lavislite.common.rendezvous._LAUNCHER", 0.2)
+    monkeypatch.setattr("lavislite.common.rendezvous._CONNECT", 0.3)
+    with pytest.raises(TrainingError, match="waited in vain for the launcher or rank 0 at 127"):
+        meet(nobody, 60, 600)

@@ -233,7 +233,7 @@ JOBS = (
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_distributed(timeout_minutes=1, device="cpu")
+    distributed.init_distributed(timeout_minutes=3, device="cpu")
     distributed.seed_everything(0)
     found = {job.__name__: job(out) for job in JOBS}
     torch.save(found, out / f"rank{distributed.rank()}.pt")

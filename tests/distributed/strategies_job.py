@@ -159,7 +159,7 @@ def relay(out: Path) -> dict[str, Any]:
 
 def main(out: Path, *kinds: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_distributed(timeout_minutes=1, device="cpu")
+    distributed.init_distributed(timeout_minutes=3, device="cpu")
     found = {name: run(folder=out, **case) for name, case in cases(kinds or KINDS).items()}
     found["relay"] = relay(out)
     torch.save(found, out / f"rank{distributed.rank()}.pt")
