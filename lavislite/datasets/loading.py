@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import random
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -89,19 +91,20 @@ class TrainLoader:
             for request in self._requests(start, stop):
                 yield fetch[request]
             return
-        loader: Any = iter(
-            DataLoader(
-                fetch,
-                sampler=_Requests(self, start, stop),
-                batch_size=None,  # a request is a whole batch
-                collate_fn=_as_it_is,  # type: ignore[arg-type]
-                num_workers=self._num_workers,
-                pin_memory=self._pin_memory,
-                prefetch_factor=4,
-                worker_init_fn=_start_worker,
-                generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+        with _remembered_workers():
+            loader: Any = iter(
+                DataLoader(
+                    fetch,
+                    sampler=_Requests(self, start, stop),
+                    batch_size=None,  # a request is a whole batch
+                    collate_fn=_as_it_is,  # type: ignore[arg-type]
+                    num_workers=self._num_workers,
+                    pin_memory=self._pin_memory,
+                    prefetch_factor=4,
+                    worker_init_fn=_start_worker,
+                    generator=torch.Generator().manual_seed(0),  # else from the global one
+                )
             )
-        )
         try:
             yield from loader
         finally:
@@ -216,6 +219,33 @@ def _steps(size: int) -> Iterator[int]:
     while step < size:
         yield step
         step += max(1, step // 4)
+
+
+_workers: set[Any] = set()
+
+
+@contextmanager
+def _remembered_workers() -> Iterator[None]:
+    """Notes the processes that are started inside, also when an error ends this."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        alive = set(multiprocessing.active_children())
+        _workers.intersection_update(alive)
+        _workers.update(alive - before)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """At its end Python would wait for ever for workers that an error's traceback keeps alive.
+
+    They heed no SIGTERM: see `_start_worker`.
+    """
+    if any(worker.is_alive() for worker in _workers):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it a crash
+        for worker in _workers:
+            worker.kill()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -177,3 +179,29 @@ def test_an_error_in_a_worker_is_one_sentence_and_ends_the_workers() -> None:
         list(make([Refusing(64)], num_workers=1).batches(0, 16))
     assert str(error.value) == "list: shapes differ"
     assert multiprocessing.active_children() == []
+
+
+BROKEN_START = """
+import sys
+from lavislite.datasets.loading import TrainLoader
+from lavislite.datasets.mixture import Mixture
+from tests.datasets.test_loading import Noisy
+
+def broken(*_):
+    raise RuntimeError("no more of it")
+
+Mixture.batch = broken
+try:
+    next(TrainLoader([Noisy(16)], batch_size=4, num_workers=2).batches(0, 4))
+except RuntimeError as error:
+    sys.last_exc = error  # as an interactive session or a debugger keeps it
+print("over", flush=True)
+"""
+
+
+def test_an_error_while_the_workers_start_does_not_keep_the_process_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_START], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "over\n"
