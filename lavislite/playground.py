@@ -97,9 +97,10 @@ def _ensure(part: Part, cfg: Config, train: Callable[[Config, Path], Any]) -> No
 
 def _export(part: Part, runner: Any, fingerprint: str) -> None:
     """Put what `runner` has trained where projects look for it."""
-    if distributed.is_local_main():
-        part.save(runner.model, fingerprint)
-    distributed.barrier()
+    with runner.whole_model():
+        if distributed.is_local_main():
+            part.save(runner.model, fingerprint)
+        distributed.barrier()
 
 
 def recipe(cfg: Config) -> str:

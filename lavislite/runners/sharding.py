@@ -32,6 +32,7 @@ class Sharded(SingleProcess):
         if not is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        _keep_identity(model)
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
         self._layers: list[Any] = []
         for tower in towers_of(model):
@@ -69,6 +70,13 @@ class Sharded(SingleProcess):
             for layer in self._layers:
                 layer.set_reshard_after_forward(True, recurse=False)
             self._root.reset_iter_state()  # also forgets who was called, which may differ
+
+
+def _keep_identity(model: Any) -> None:
+    """Fingerprints of frozen parts are taken of whole weights, and do not change: now."""
+    if hasattr(model, "identity"):
+        known = model.identity()
+        model.identity = lambda: known
 
 
 def _replicated(model: nn.Module, layers: Iterable[Any]) -> set[nn.Parameter]:

@@ -102,6 +102,7 @@ def run(
         "seen": seen,
         "weights": step.strategy.trainable_state(),
         "optimizer": step.strategy.optimizer_state(step.optimizer),
+        "identity": model.identity(),
         "held": sum(_held(p) for p in model.parameters()),
     }
 

@@ -43,6 +43,7 @@ def assert_same_training(found: dict[str, Any], one: dict[str, Any], name: str) 
     for ours, theirs in zip(found["losses"], one["losses"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4), name
+    assert found["identity"] == one["identity"], name  # of the frozen parts, in a checkpoint
     assert found["weights"].keys() == one["weights"].keys()
     assert found["optimizer"].keys() == one["optimizer"].keys()
     for key, weight in one["weights"].items():
