@@ -117,7 +117,7 @@ def _look(step: Any, model: Any, kind: str) -> torch.Tensor | None:
             rows, _ = model.read_image(model.encode_image(images))
             found = rows if kind.startswith("stage1") else model.image_prefix(images)[0]
             if not kind.startswith("stage1"):
-                model.generate({"image": images}, num_beams=1, max_length=4)
+                model.generate({"image": images}, num_beams=2, max_new_tokens=4)
     model.train()
     return found
 

@@ -150,6 +150,7 @@ class HFLanguageModel(nn.Module):
                 pad_token_id=self.codec.pad,
                 logits_processor=processors,
                 return_dict_in_generate=False,
+                synced_gpus=False,  # under FSDP too every process writes its own rows, by itself
                 **(drawing if sampling else {}),
                 **(beams if not sampling and options.num_beams > 1 else {}),
             )
