@@ -102,7 +102,7 @@ def run(
         "seen": seen,
         "weights": step.strategy.trainable_state(),
         "optimizer": step.strategy.optimizer_state(step.optimizer),
-        "identity": model.identity(),
+        "identity": {part: name.split("@")[-1] for part, name in model.identity().items()},
         "held": sum(_held(p) for p in model.parameters()),
     }
 
