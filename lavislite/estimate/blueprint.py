@@ -40,6 +40,11 @@ def build_blueprint(cfg: Config, precision: str, notes: list[str], device: str =
             f"model.arch: estimate knows the models of BLIP-2, '{cfg.model.arch}' is none. "
             "A dry run measures any model: lavislite train --dry-run"
         )
+    if cfg.model.vision.quantization is not None:
+        raise ConfigError(
+            "model.vision.quantization: estimate does not know quantised weights. Set it to null "
+            "for an upper bound."
+        )
     settings = without_weights(cfg.model, precision)
     parts: dict[str, Any] = {}
     with torch.device(device), _quiet():

@@ -81,6 +81,8 @@ class Simulator:
         imagine(model, self.mode)
         if hasattr(model, "pack"):
             model.pack = _with_numbers(model.pack)
+        if hasattr(model, "reader"):
+            model.reader.ready = _with_numbers(model.reader.ready)
         self._sharded = sharded
         self._image_size = model.cfg.vision.image_size
 

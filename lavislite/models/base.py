@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lavislite.common.errors import CheckpointError
 from lavislite.common.registry import did_you_mean
-from lavislite.common.sharded import part_like
+from lavislite.common.sharded import is_quantized, part_like
 from lavislite.common.tensors import load_tensors
 from lavislite.common.transfer import fetch
 
@@ -67,6 +67,18 @@ class BaseModel(nn.Module):
                     f"'{own[part]}'. Use the same {part}."
                 )
 
+    # ---- texts
+
+    def text_preparer(self) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        """What can be done to a batch without weights, in the process that loads it.
+
+        A picklable function of the batch, which adds ``text_tokens``; None when there is none.
+        """
+        return None
+
+    def pad_texts_to(self, multiple: int) -> None:
+        """Let numbers of tokens be multiples of `multiple`, so that few shapes occur."""
+
     # ---- spreading over memory
 
     def towers(self) -> Sequence[nn.Module]:
@@ -78,6 +90,16 @@ class BaseModel(nn.Module):
 
     def recompute_activations(self, *, offload: bool) -> None:
         """Keep less for the backward pass in what is trained outside of the towers."""
+
+    # ---- compiling
+
+    def layers_to_compile(self) -> Sequence[nn.Module]:
+        """Repeated layers outside of the towers, each reached only through its own call."""
+        return ()
+
+    def graphable_towers(self) -> Sequence[nn.Module]:
+        """Those of `towers` that get no gradient and always see inputs of the same shape."""
+        return ()
 
     # ---- facts
 
@@ -177,7 +199,17 @@ def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_tensors(state: State, own: State) -> None:
-    """Copy each tensor of `state` into the tensor of the same name in `own`."""
+    """Copy each tensor of `state` into the tensor of the same name in `own`.
+
+    Raises:
+        CheckpointError: a tensor of `own` is quantised.
+    """
+    for name in state:
+        if is_quantized(own[name]):
+            raise CheckpointError(
+                f"'{name}' is quantised: nothing can be loaded into it any more. Name the "
+                "checkpoint in model.pretrained (or `checkpoint=`), which is read before."
+            )
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(part_like(tensor, own[name]))

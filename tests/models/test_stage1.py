@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lavislite.common import distributed
 from lavislite.common.errors import ConfigError
 from lavislite.models.blip2 import losses
+from lavislite.models.blip2.layers import QFormerLayer
 from lavislite.models.blip2.stage1 import Blip2Config, Blip2Qformer
 
 from .reference import (
@@ -181,15 +182,38 @@ def _wider(pack: Any) -> Any:
 # ---- work done once
 
 
-def test_keys_and_values_of_an_image_are_made_once_per_step() -> None:
+def test_keys_and_values_of_an_image_are_made_once_per_step(monkeypatch) -> None:
     model, samples = reference_model().train(), reference_batch("eva_frozen")
     images: list[int] = []
-    for layer in model.Qformer.layers:
-        if layer.crossattention is not None:
-            for part in (layer.crossattention.self.key, layer.crossattention.self.value):
-                part.register_forward_hook(lambda _m, args, _out: images.append(len(args[0])))
+    make = QFormerLayer.image_keys_values
+
+    def counted(layer, image, *others):
+        images.append(len(image))
+        return make(layer, image, *others)
+
+    monkeypatch.setattr(QFormerLayer, "image_keys_values", counted)
     model(samples)
-    assert images == [4] * 4  # keys and values of two layers
+    assert images == [4] * 2  # two layers look at the image
+
+
+def test_no_gradient_is_made_for_the_tokens_of_images_of_a_frozen_tower() -> None:
+    model, samples = reference_model().train(), reference_batch("eva_frozen")
+    features = model.tower_features(samples["image"])
+    tokens = model.tokens_of(features)
+    assert not tokens.requires_grad
+    model(samples)["loss"].backward()
+    assert model.ln_vision.weight.grad is not None  # which learns all the same
+
+
+def test_features_take_the_place_of_images() -> None:
+    model, samples = reference_model().eval(), reference_batch("eva_frozen")
+    features = {"image_features": model.tower_features(samples["image"])}
+    texts = {key: value for key, value in samples.items() if key != "image"}
+    calls: list[Any] = []
+    model.visual_encoder.register_forward_hook(lambda *_: calls.append(1))
+    found = model(texts | features)
+    assert calls == []
+    assert found == model(samples)
 
 
 def test_only_rows_with_a_next_token_meet_the_vocabulary() -> None:

@@ -102,7 +102,7 @@ def test_the_question_goes_into_the_models_own_prompt(model: Blip2LLM) -> None:
     model.cfg.prompt = "Question: {} Short answer:"
     assert model.predict_answers(samples, max_len=4) == given
     # and training reads what answering will read
-    texts = model._texts({**samples, "text_output": ["yes", "no"]}, 2)
+    texts = model.reader.texts({**samples, "text_output": ["yes", "no"]}, 2, at_random=False)
     assert texts.prompts[0] == "Question: is it red Short answer:"
     assert texts.targets == ["yes", "no"]
 
@@ -140,7 +140,7 @@ def test_an_encoder_reads_the_first_words_of_a_caption(models: dict[str, Blip2LL
     assert drawn == {("", "a red cat"), ("a", "red cat"), ("a red", "cat")}
     t5 = models["t5"]
     t5.cfg.prompt = ""
-    texts = t5._texts({"text_input": ["a red cat sits"]}, 1)
+    texts = t5.reader.texts({"text_input": ["a red cat sits"]}, 1, at_random=False)
     assert (texts.prompts, texts.targets) == (["a red"], ["cat sits"])
 
 
@@ -201,7 +201,7 @@ def test_pictures_that_cannot_be_read(opt: Blip2LLM, image: Any, message: str) -
 
 
 def test_training_does_not_wait_for_the_values_of_a_picture() -> None:
-    assert pictures(IMAGE * 1000, check_values=False).counts == [1, 1, 1, 1]
+    assert pictures({"image": IMAGE * 1000}, check_values=False).counts == [1, 1, 1, 1]
 
 
 BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [

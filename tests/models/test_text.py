@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import random
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from lavislite.common.errors import UserError
+from lavislite.models.blip2.losses import NO_TARGET
 from lavislite.models.blip2.text import (
     TextPacker,
+    TextPreparer,
     build_tokenizer,
     save_tokenizer,
     tokenizer_identity,
@@ -73,6 +78,80 @@ def test_few_truncated_captions_are_not_reported(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         pack(["a cat"] * 199 + ["a red cat sitting on the small table"])
     assert not caplog.records
+
+
+@pytest.mark.parametrize("multiple", [2, 4, 8])
+def test_padding_to_a_multiple_changes_the_shapes_alone(multiple: int) -> None:
+    tokenizer = build_tokenizer(str(FOLDER))
+    texts = ["a red cat", "a dog", "two dogs running on the old table", "an old man", "a cat"]
+    plain = TextPacker(tokenizer, 16)(texts)
+    text = TextPacker(tokenizer, 16, multiple=multiple)(texts)
+    length = plain.ids.shape[1]
+    assert text.ids.shape[1] == -(-length // multiple) * multiple
+    assert torch.equal(text.ids[:, :length], plain.ids)
+    assert (text.ids[:, length:] == tokenizer.pad_token_id).all()
+    assert torch.equal(text.mask, (text.ids != tokenizer.pad_token_id).long())
+    assert len(text.lm_rows) % (2 * multiple) == 0  # two quarters of five texts
+    counted = text.lm_targets != NO_TARGET
+    assert torch.equal(text.lm_targets[counted], plain.lm_targets)
+    flat = text.ids.flatten()
+    assert torch.equal(flat[text.lm_rows[counted] + 1], plain.lm_targets)
+    logits = torch.randn(text.ids.numel(), len(tokenizer))
+    one, other = (
+        cross_entropy(logits[rows], targets, reduction="sum", label_smoothing=0.1)
+        for rows, targets in (
+            (text.lm_rows, text.lm_targets),
+            (text.lm_rows[counted], text.lm_targets[counted]),
+        )
+    )
+    torch.testing.assert_close(one, other)
+
+
+def test_padding_to_a_multiple_ends_at_the_longest_text_allowed() -> None:
+    pack = TextPacker(build_tokenizer(str(FOLDER)), 6, multiple=4)
+    assert pack(["a cat"]).ids.shape == (1, 4)
+    assert pack(["a red cat sitting on the small table"]).ids.shape == (1, 6)
+
+
+def test_batches_of_many_lengths_come_in_few_shapes() -> None:
+    rng = random.Random(0)
+    batches = [["cat " * rng.randint(8, 15) for _ in range(16)] for _ in range(50)]
+    shapes = []
+    for multiple in (1, 8):
+        pack = TextPacker(build_tokenizer(str(FOLDER)), 32, multiple=multiple)
+        texts = [pack(batch) for batch in batches]
+        shapes.append({(text.ids.shape, len(text.lm_rows)) for text in texts})
+    assert len(shapes[0]) > 20
+    assert len(shapes[1]) <= 5
+
+
+def test_a_preparer_adds_tokens_to_a_batch_and_travels_to_workers() -> None:
+    pack = TextPacker(build_tokenizer(str(FOLDER)), 16)
+    prepare = pickle.loads(pickle.dumps(TextPreparer(pack)))
+    batch = {"image": torch.zeros(2, 3), "text_input": ["a red cat", "a dog"]}
+    made = prepare(batch)
+    assert "text_tokens" not in batch
+    assert made["text_input"] == batch["text_input"]
+    assert torch.equal(made["text_tokens"].ids, pack(batch["text_input"]).ids)
+    assert prepare({"image": batch["image"]}).keys() == {"image"}
+
+
+def test_workers_report_truncated_captions_once_for_all(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = TextPacker(build_tokenizer(str(FOLDER)), 6)
+    texts = ["a red cat sitting on the small table"] * 60
+
+    class Worker:
+        id = 1
+
+    with caplog.at_level(logging.WARNING):
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.utils.data.get_worker_info", Worker)
+            pack(texts), pack(texts)
+        assert not caplog.records  # it is for worker 0 to say
+        pack(texts), pack(texts)
+    assert len(caplog.records) == 1
 
 
 def test_a_vocabulary_made_of_captions_knows_their_words() -> None:

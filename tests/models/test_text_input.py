@@ -67,6 +67,7 @@ def read(model: Blip2LLM, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return pack(texts)
 
     monkeypatch.setattr(model, "pack", watched)
+    monkeypatch.setattr(model.reader, "pack", watched)
     return seen
 
 
@@ -107,8 +108,8 @@ def test_a_picture_for_many_questions_is_looked_at_once(
     model: Blip2LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    encode = model.encode_image
-    monkeypatch.setattr(model, "encode_image", lambda x: seen.append(len(x)) or encode(x))
+    encode = model.tower_features
+    monkeypatch.setattr(model, "tower_features", lambda x: seen.append(len(x)) or encode(x))
     shared, _ = model.image_prefix(IMAGE[:1].expand(4, -1, -1, -1), QUESTIONS)
     apart, _ = model.image_prefix(IMAGE[:1].repeat(4, 1, 1, 1), QUESTIONS)
     torch.testing.assert_close(shared, apart, **CLOSE)
@@ -139,7 +140,8 @@ def test_which_text_the_qformer_reads(model: Blip2LLM, read: list[list[str]]) ->
 def test_an_encoder_decoder_does_not_ask_with_the_caption(tmp_path: Path) -> None:
     """Its first words are read by the encoder in training, and nobody has them afterwards."""
     model = reading("t5", tmp_path)
-    assert model._texts({"text_input": ["a red cat sits"]}, 1).questions == [""]
+    read = model.reader.texts({"text_input": ["a red cat sits"]}, 1, at_random=False)
+    assert read.questions == [""]
 
 
 def test_long_questions_are_cut(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +15,13 @@ from lavislite.common.errors import ConfigError
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.blip2.bridge import Blip2Bridge, BridgeConfig, build_tower
-from lavislite.models.blip2.text import TextPacker, build_tokenizer, tokenizer_identity
+from lavislite.models.blip2.text import (
+    TextBatch,
+    TextPacker,
+    TextPreparer,
+    build_tokenizer,
+    tokenizer_identity,
+)
 from lavislite.models.blip2.weights import run_tokenizer
 
 OBJECTIVES = ("itc", "itm", "itg")
@@ -118,6 +125,22 @@ class Blip2Base(Blip2Bridge):
 
     def identity(self) -> dict[str, str]:
         return {"tokenizer": tokenizer_identity(self.tokenizer), **super().identity()}
+
+    # ---- texts
+
+    def text_preparer(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return TextPreparer(self.pack)
+
+    def pad_texts_to(self, multiple: int) -> None:
+        self.pack.multiple = multiple
+
+    def text_of(self, samples: Mapping[str, Any]) -> TextBatch:
+        """``samples["text_tokens"]``, which a loading worker has made, else of ``text_input``."""
+        known = samples.get("text_tokens")
+        text = self.pack(samples["text_input"]) if known is None else known
+        return text.to(self.device)
+
+    # ---- heads
 
     def project_image(self, queries: Tensor) -> Tensor:
         """[B, Q, d] -> [B, Q, E] of length 1, in float32"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from lavislite.common.errors import UserError
 from lavislite.common.schema import check_bounds
 from lavislite.models.base import BaseModel, backbone_layer_ids
 from lavislite.models.blip2.bert import initialise_qformer
+from lavislite.models.blip2.calls import require_keys
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
-from lavislite.models.blip2.qformer import QFormer
+from lavislite.models.blip2.qformer import ImageMemory, QFormer
 from lavislite.models.blip2.weights import holds_tower, load_pretrained, look_at, sources
+from lavislite.models.quantize import quantize
 from lavislite.models.vision.base import VisionConfig, build_vision, vision_fingerprint
 
 
@@ -102,6 +104,14 @@ class Blip2Bridge(BaseModel):
             self.load_pretrained(self.cfg.pretrained)
         else:
             initialise_qformer(self.Qformer, self.cfg.qformer.init)
+        self.quantize()
+
+    def quantize(self) -> None:
+        """Frozen towers as their `quantization` says; no weights can be loaded into them then."""
+        tower, kind = self.visual_encoder, self.cfg.vision.quantization
+        if kind is not None:
+            key = "model.vision.quantization"
+            quantize(tower, kind, key, fingerprint=vision_fingerprint(tower))
 
     # ---- what the base class asks for
 
@@ -113,6 +123,12 @@ class Blip2Bridge(BaseModel):
 
     def recompute_activations(self, *, offload: bool) -> None:
         self.Qformer.recompute = "offload" if offload else "recompute"
+
+    def layers_to_compile(self) -> Sequence[nn.Module]:
+        return self.Qformer.layers
+
+    def graphable_towers(self) -> Sequence[nn.Module]:
+        return (self.visual_encoder,) if self.vision_is_frozen else ()
 
     def identity(self) -> dict[str, str]:
         if not self.vision_is_frozen:
@@ -140,21 +156,63 @@ class Blip2Bridge(BaseModel):
         Raises:
             UserError: another shape.
         """
+        return self._normed(self.tower_features(images), self.ln_vision.weight, self.ln_vision.bias)
+
+    def tower_features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> what the vision tower says of them [B, T, C], before ln_vision.
+
+        Raises:
+            UserError: another shape.
+        """
         if images.ndim != 4:
             raise UserError(
                 f"image: expected [B, 3, H, W], got {list(images.shape)}. A single picture needs "
                 "image.unsqueeze(0)."
             )
         images = images.to(self.device, non_blocking=True)
-        tokens = self._look_frozen(images) if self.vision_is_frozen else self.visual_encoder(images)
-        kind = self.device.type
+        return self._look_frozen(images) if self.vision_is_frozen else self.visual_encoder(images)
+
+    def tokens_of(self, features: Tensor) -> Tensor:
+        """Tower features [B, T, C] -> the image tokens that `memory_of` takes.
+
+        Computed in float32, returned in the type that the next layer computes in. Where a gradient
+        is wanted they still lack scale and shift of ln_vision: those go into the weights of what
+        reads them, so that with a frozen tower no gradient is made for the tokens of images.
+        """
+        if torch.is_grad_enabled():
+            return self._normed(features)
+        return self._normed(features, self.ln_vision.weight, self.ln_vision.bias)
+
+    def _normed(
+        self, features: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        kind, norm = self.device.type, self.ln_vision
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         with torch.autocast(kind, enabled=False):
-            norm = self.ln_vision
-            x = F.layer_norm(
-                tokens.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps
-            )
+            x = F.layer_norm(features.float(), norm.normalized_shape, weight, bias, norm.eps)
         return x.to(dtype)
+
+    def memory_of(self, tokens: Tensor) -> ImageMemory:
+        """What the Q-Former reads of images, from the tokens [B, T, C] of `tokens_of`."""
+        lacks = self.ln_vision if torch.is_grad_enabled() else None
+        return self.Qformer.image_memory(tokens, lacks)
+
+    def features_of(self, samples: Mapping[str, Any]) -> Tensor:
+        """Tower features [B, T, C]: ``samples["image_features"]``, else those of ``image``.
+
+        Raises:
+            UserError: the samples hold neither, or another shape.
+        """
+        known = samples.get("image_features")
+        if known is None:
+            require_keys(samples, ("image",), type(self).__name__)
+            return self.tower_features(samples["image"])
+        width = self.ln_vision.normalized_shape[0]
+        if known.ndim != 3 or known.shape[-1] != width:
+            raise UserError(
+                f"image_features: expected [B, tokens, {width}], got {list(known.shape)}."
+            )
+        return known.to(self.device, non_blocking=True)
 
     @torch.no_grad()
     def _look_frozen(self, images: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from lavislite.models.blip2.card import model_card
 from lavislite.models.blip2.hf_format import THEIR_LM, is_stage1, to_hf
 from lavislite.models.blip2.hf_tokens import grow_by_one, with_image_token
 from lavislite.models.blip2.merged import merged_state
+from lavislite.models.quantize import check_whole
 from lavislite.models.vision.presets import CLIP_MEAN, CLIP_STD
 
 OURS = "lavislite"  # sub-folder
@@ -56,6 +57,7 @@ def export_hf(
     """
     target = Path(folder).expanduser()
     require_free(target)
+    check_whole(model)
     if getattr(model.cfg, "qformer_text_input", False):
         raise UserError(
             "The model cannot be exported: its Q-Former reads questions (qformer_text_input), for "

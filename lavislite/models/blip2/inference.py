@@ -13,6 +13,7 @@ from lavislite.common.errors import UserError
 from lavislite.common.registry import did_you_mean
 from lavislite.models.blip2.base import Blip2Base, ImageEmbedding
 from lavislite.models.blip2.calls import public_call, require_keys
+from lavislite.models.blip2.gallery import TextGallery, memories_of
 from lavislite.models.blip2.qformer import ImageMemory
 from lavislite.models.blip2.text import TextBatch
 from lavislite.models.decoding import Decoding, beam_search, sample
@@ -59,6 +60,26 @@ class Blip2Inference(Blip2Base):
         """Logit of "text p describes image ``image_index[p]``", mean over the queries: [P]"""
         text = self.pack(texts).to(self.device)
         return self._itm(memory.select(image_index), text.ids, text.mask)[:, 1]
+
+    def text_gallery(self, texts: Sequence[str]) -> TextGallery:
+        """Texts for `score_gallery`, tokenized once."""
+        return TextGallery.of(self.pack(texts), self.device)
+
+    def score_gallery(
+        self, memory: ImageMemory, image_index: Tensor, gallery: TextGallery, text_index: Tensor
+    ) -> Tensor:
+        """`score_itm` of pairs of image ``image_index[p]`` and text ``text_index[p]``: [P]
+
+        Both are on the CPU. Pairs of one image in a row, and of one text anywhere, are cheapest.
+        """
+        texts, place = text_index.unique(return_inverse=True)
+        ids, mask = gallery.rows(texts)
+        hidden = self.Qformer.encode_pairs(
+            self.query_tokens,
+            *(ids, mask, memories_of(memory, image_index, self.device)),
+            text_index=place.to(self.device, non_blocking=True),
+        )
+        return self.itm_head(hidden).float().mean(1)[:, 1]
 
     def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
         """`score_itm` for image tokens [P, T, C] and token ids with their mask [P, L]: [P]"""
@@ -188,7 +209,7 @@ class Blip2Inference(Blip2Base):
                 f"got {how.num_beams} and {how.max_length}."
             )
         queries = self.read_image(self.encode_image(image))[1]
-        cache = [(_repeat(k, how.num_beams), _repeat(v, how.num_beams)) for k, v in queries]
+        cache = list(queries)  # read once for all beams, which branch after the first token
 
         def step(tokens: Tensor, parents: Tensor | None) -> Tensor:
             nonlocal cache
@@ -205,7 +226,3 @@ class Blip2Inference(Blip2Base):
 
 
 _NEEDED = {"image": ("image",), "text": ("text_input",), "multimodal": ("image", "text_input")}
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    return x.repeat_interleave(times, 0)

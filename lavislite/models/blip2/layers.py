@@ -6,7 +6,9 @@ d width, h heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from lavislite.common.errors import ConfigError
 from lavislite.common.schema import check_bounds
 
 KeyValue = tuple[Tensor, Tensor]
+ImageRead = tuple[Tensor, Tensor, int]  # keys and values of images, and pairs that look at each
 
 
 @dataclass
@@ -128,18 +131,26 @@ class QFormerLayer(nn.Module):
         self.intermediate_query = Intermediate(cfg, inner)
         self.output_query = Output(cfg, inner)
 
-    def image_keys_values(self, image: Tensor) -> KeyValue:
-        """[B, T, C] -> keys and values, each [B, h, T, d/h]"""
+    def image_keys_values(self, image: Tensor, norm: nn.LayerNorm | None = None) -> KeyValue:
+        """[B, T, C] -> keys and values, each [B, h, T, d/h]
+
+        Args:
+            norm: whose scale and shift the image tokens still lack: they go into the weights here,
+                and learn from the gradient of those instead of one for each token of each image.
+        """
         assert self.crossattention is not None
         look = self.crossattention
-        return look.heads(look.self.key(image)), look.heads(look.self.value(image))
+        if norm is None:
+            return look.heads(look.self.key(image)), look.heads(look.self.value(image))
+        key, value = (_after(norm, linear) for linear in (look.self.key, look.self.value))
+        return look.heads(F.linear(image, *key)), look.heads(F.linear(image, *value))
 
     def forward(
         self,
         queries: Tensor | None,
         text: Tensor | None,
         *,
-        image: KeyValue | None = None,
+        image: Sequence[ImageRead] | None = None,
         past: KeyValue | None = None,
         mask: Tensor | None = None,
         text_rows: int | None = None,
@@ -149,7 +160,8 @@ class QFormerLayer(nn.Module):
         """One layer for queries [B, Q, d], text [B, L, d], or both as a sequence [queries | text].
 
         Args:
-            image: this layer's keys and values of the image; the queries look at them.
+            image: this layer's keys and values of images, at which the queries look: the first
+                group is for the first pairs, and so on.
             past: keys and values of earlier rows, which all rows may see.
             mask: broadcasts to [B, h, rows, keys]; True where a key may be seen.
             text_rows: compute only so many leading text rows; all rows remain visible.
@@ -165,13 +177,12 @@ class QFormerLayer(nn.Module):
         context = self.attention.attend(q, k, v, mask)
         residual = _join(kept_queries, kept_text)
         rows = self.attention.output(context, residual)
-        n = 0 if kept_queries is None else kept_queries.shape[1]
-        if kept_queries is not None:
-            queries = self._look(_pick(rows[:, :n], fan_out), image, probe)
+        own, written = _part(rows, kept_queries, kept_text)
+        if own is not None:
+            queries = self._look(_pick(own, fan_out), image, probe)
             queries = self.output_query(self.intermediate_query(queries), queries)
-        if kept_text is not None:
-            text = rows[:, n:]
-            text = _pick(self.output(self.intermediate(text), text), fan_out)
+        if written is not None:
+            text = _pick(self.output(self.intermediate(written), written), fan_out)
         return queries, None if kept_text is None else text, (k, v)
 
     def _project(
@@ -198,14 +209,40 @@ class QFormerLayer(nn.Module):
             q = q[:, :, : queries.shape[1] + (text_rows or 0)]
         return q, k, v, queries, kept
 
-    def _look(self, queries: Tensor, image: KeyValue | None, probe: list[Tensor] | None) -> Tensor:
+    def _look(
+        self, queries: Tensor, image: Sequence[ImageRead] | None, probe: list[Tensor] | None
+    ) -> Tensor:
         if image is None or self.crossattention is None:
             return queries
-        look, (k, v) = self.crossattention, image
-        q = look.heads(look.self.query(queries)).expand(k.shape[0], -1, -1, -1)
-        if probe is not None:
-            probe.append((q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1))
-        return look.output(look.attend(q, k, v), queries)
+        look = self.crossattention
+        asked = look.self.query(queries)
+        if len(image) == 1:
+            return look.output(_look_at(look, asked, image[0], probe), queries)
+        groups = asked.split([len(k) * shown for k, _, shown in image])
+        read = [_look_at(look, *each, probe) for each in zip(groups, image, strict=True)]
+        return look.output(torch.cat(read), queries)
+
+
+def _look_at(
+    look: Attention, asked: Tensor, image: ImageRead, probe: list[Tensor] | None
+) -> Tensor:
+    """What pairs [P, Q, d] (or [1, Q, d], all the same) see in their images: [P, Q, d].
+
+    All pairs of an image make one long row of queries: its keys and values are read once.
+    """
+    k, v, shown = image
+    q = look.heads(asked.reshape(-1, shown * asked.shape[1], asked.shape[2]))
+    q = q.expand(k.shape[0], -1, -1, -1)
+    if probe is not None:
+        probe.append((q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1))
+    return look.attend(q, k, v).reshape(-1, *asked.shape[1:])
+
+
+def _after(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one linear layer in place of scale, shift and `linear`."""
+    # A product and a sum, which unlike a matrix product stay in float32 under autocast.
+    shift = (linear.weight * norm.bias).sum(1)
+    return linear.weight * norm.weight, linear.bias + shift
 
 
 def _join(queries: Tensor | None, text: Tensor | None) -> Tensor:
@@ -217,5 +254,37 @@ def _join(queries: Tensor | None, text: Tensor | None) -> Tensor:
     return torch.cat([queries.expand(text.shape[0], -1, -1), text], 1)
 
 
+def _part(
+    rows: Tensor, queries: Tensor | None, text: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The opposite of `_join`."""
+    if queries is None or text is None:
+        return (None, rows) if queries is None else (rows, None)
+    # Not two slices: each would bring a gradient of the whole size, and their sum.
+    own, written = rows.split([queries.shape[1], text.shape[1]], 1)
+    return own, written
+
+
 def _pick(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows.index_select(0, index)
+    return rows if index is None else take_rows(rows, index)
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows `index` [n] of x [B, ...]: [n, ...]; their gradients are added up row by row."""
+    return _TakeRows.apply(x, index)
+
+
+class _TakeRows(torch.autograd.Function):
+    """``x.index_select(0, index)``, whose own gradient is added up number by number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.rows, *grad.shape[1:])
+        return total.index_add_(0, index, grad), None

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_TARGET = -100  # in place of a token id: this row fills up a batch and is not to learn
+
 
 def best_query_similarity(image_feats: Tensor, text_feats: Tensor) -> Tensor:
     """[b, Q, E] images and [N, E] texts -> [b, N]: cosine of each text with its best query."""
@@ -67,7 +69,14 @@ def matching_loss(logits: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def language_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """*Sum* of the smoothed cross-entropy over tokens: [n, vocabulary] and [n]."""
+    """*Sum* of the smoothed cross-entropy over tokens: [n, vocabulary] and [n].
+
+    Rows whose target is `NO_TARGET` do not count.
+    """
     return F.cross_entropy(
-        logits.float(), targets, label_smoothing=label_smoothing, reduction="sum"
+        logits.float(),
+        targets,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+        ignore_index=NO_TARGET,
     )

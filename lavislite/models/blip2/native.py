@@ -24,6 +24,7 @@ from lavislite.models.base import distinct_tensors
 from lavislite.models.blip2.hf_config import plain_config
 from lavislite.models.blip2.hf_export import plain_tensor, require_free, write_json, write_weights
 from lavislite.models.blip2.text import save_tokenizer
+from lavislite.models.quantize import check_whole
 
 LANGUAGE = "language"  # sub-folder
 
@@ -42,10 +43,11 @@ def save_native(
         preprocess: the ``preprocess:`` section that goes with the model.
 
     Raises:
-        UserError: there is something at `folder`, or the language model's weights are not whole.
+        UserError: there is something at `folder`, or a frozen part's weights are not whole.
     """
     target = Path(folder).expanduser()
     require_free(target)
+    check_whole(model)
     section = _model_section(model)
     language = getattr(model, "language", None)
     config = None if language is None else _language_config(language)

@@ -16,27 +16,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lavislite.common.recompute import recomputed
-from lavislite.models.blip2.layers import KeyValue, QFormerConfig, QFormerLayer
+from lavislite.models.blip2.layers import (
+    ImageRead,
+    KeyValue,
+    QFormerConfig,
+    QFormerLayer,
+    take_rows,
+)
 
 LayerOutput = tuple[Tensor | None, Tensor | None, KeyValue]
 
 
 @dataclass
 class ImageMemory:
-    """Keys and values of B images for each layer that looks at them: each [B, h, T, d/h]."""
+    """Keys and values of B images for each layer that looks at them: each [B, h, T, d/h].
+
+    shown: so many pairs in a row look at the same image, which is not copied for them.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
+    shown: int = 1
 
     def __len__(self) -> int:
         return self.keys[0].shape[0]
 
     def select(self, index: Tensor) -> ImageMemory:
         """The images `index` [P]; an image may occur many times."""
-        return ImageMemory(
-            [k.index_select(0, index) for k in self.keys],
-            [v.index_select(0, index) for v in self.values],
-        )
+        keys, values = ([take_rows(x, index) for x in part] for part in (self.keys, self.values))
+        return ImageMemory(keys, values)
+
+    def shown_to(self, pairs: int) -> ImageMemory:
+        """The same images, each for `pairs` pairs in a row."""
+        return ImageMemory(self.keys, self.values, pairs)
 
     @staticmethod
     def cat(memories: Sequence[ImageMemory]) -> ImageMemory:
@@ -173,9 +185,14 @@ class QFormer(nn.Module):
 
     # ---- the four ways through
 
-    def image_memory(self, image: Tensor) -> ImageMemory:
-        """[B, T, C] -> keys and values for every layer that looks at the image."""
-        pairs = [y.image_keys_values(image) for y in self.layers if y.crossattention is not None]
+    def image_memory(self, image: Tensor, norm: nn.LayerNorm | None = None) -> ImageMemory:
+        """[B, T, C] -> keys and values for every layer that looks at the image.
+
+        Args:
+            norm: whose scale and shift the image tokens still lack.
+        """
+        readers = [layer for layer in self.layers if layer.crossattention is not None]
+        pairs = [layer.image_keys_values(image, norm) for layer in readers]
         return ImageMemory([k for k, _ in pairs], [v for _, v in pairs])
 
     def encode_queries(
@@ -185,7 +202,7 @@ class QFormer(nn.Module):
         batch = len(memory)
         hidden: Tensor | None = self.bert.embeddings.queries(query_tokens, batch)
         cache = []
-        for layer, image in zip(self.layers, self._images(memory), strict=True):
+        for layer, image in zip(self.layers, self._images([memory]), strict=True):
             hidden, _, (k, v) = self._run(layer, hidden, None, image=image, probe=probe)
             cache.append((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)))
         assert hidden is not None
@@ -206,7 +223,7 @@ class QFormer(nn.Module):
         query_tokens: Tensor,
         ids: Tensor,
         mask: Tensor,
-        memory: ImageMemory,
+        memory: ImageMemory | Sequence[ImageMemory],
         *,
         text_index: Tensor | None = None,
         queries_only: bool = True,
@@ -216,7 +233,8 @@ class QFormer(nn.Module):
 
         Args:
             ids, mask: [B, L]
-            memory: of P images.
+            memory: of P images, or of fewer that several pairs in a row look at (`shown_to`);
+                several memories are for one group of pairs after the other.
             text_index: [P] the text of each pair; None when pair p has text p.
         """
         queries: Tensor | None = self.bert.embeddings.queries(query_tokens, len(ids))
@@ -224,7 +242,8 @@ class QFormer(nn.Module):
         text: Tensor | None = self.bert.embeddings.text(ids)
         seen = F.pad(mask.bool(), (queries.shape[1], 0), value=True)[:, None, None, :]
         fan_out = text_index
-        for layer, image in zip(self.layers, self._images(memory), strict=True):
+        memories = [memory] if isinstance(memory, ImageMemory) else memory
+        for layer, image in zip(self.layers, self._images(memories), strict=True):
             rows = 0 if queries_only and layer is self.layers[-1] else None
             pairs = {"image": image, "mask": seen, "text_rows": rows, "fan_out": fan_out}
             queries, text, _ = self._run(layer, queries, text, **pairs, probe=probe)
@@ -266,7 +285,14 @@ class QFormer(nn.Module):
             return layer(*rows, **context)
         return recomputed(layer, *rows, offload=self.recompute == "offload", **context)
 
-    def _images(self, memory: ImageMemory) -> list[KeyValue | None]:
-        """One entry per layer: its keys and values of the image, or None."""
-        pairs = iter(zip(memory.keys, memory.values, strict=True))
+    def _images(self, memories: Sequence[ImageMemory]) -> list[list[ImageRead] | None]:
+        """One entry per layer: the keys and values of the images it looks at, or None."""
+        pairs = iter(
+            [(k, v, m.shown) for k, v, m in zip(keys, values, memories, strict=True)]
+            for keys, values in zip(
+                zip(*(m.keys for m in memories), strict=True),
+                zip(*(m.values for m in memories), strict=True),
+                strict=True,
+            )
+        )
         return [None if y.crossattention is None else next(pairs) for y in self.layers]

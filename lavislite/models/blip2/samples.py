@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -16,17 +17,29 @@ LARGEST = 20.0  # normalised pixels stay far below it, those of a file reach 255
 
 
 class Pictures(NamedTuple):
-    """All pictures of a batch [n, 3, H, W], and how many each sample has."""
+    """The different pictures of a batch, and which of them each sample shows.
 
-    pixels: Tensor
+    pixels: [n, 3, H, W]; or None when their features are known.
+    counts: how many each of B samples has.
+    shows: [sum(counts)] the picture in each place; None when all places show different ones.
+    features: [n, T, C], the vision tower's output.
+    """
+
+    pixels: Tensor | None
     counts: list[int]
+    shows: Tensor | None = None
+    features: Tensor | None = None
 
     @property
     def even(self) -> bool:
         return len(set(self.counts)) == 1
 
+    def in_places(self, rows: Tensor) -> Tensor:
+        """What was computed of the different pictures [n, ...], in the places that show them."""
+        return rows if self.shows is None else rows.index_select(0, self.shows.to(rows.device))
+
     def per_sample(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows of all pictures [n, Q, d] -> each sample's in a row [B, m, d], and a mask [B, m].
+        """Rows of all places [m, Q, d] -> each sample's in a row [B, k, d], and a mask [B, k].
 
         Padding is on the right; the mask is None when there is none.
         """
@@ -41,8 +54,17 @@ class Pictures(NamedTuple):
 # ---- pictures
 
 
-def pictures(image: Any, *, check_values: bool) -> Pictures:
+def has_pictures(samples: Mapping[str, Any]) -> bool:
+    """Whether the samples show anything."""
+    return any(samples.get(key) is not None for key in ("image", "image_features"))
+
+
+def pictures(samples: Mapping[str, Any], *, check_values: bool) -> Pictures:
     """``samples["image"]``: [B, 3, H, W], [B, N, 3, H, W], or a list of [3, H, W] or [N, 3, H, W].
+
+    Instead of it, ``image_features`` [B, T, C] are what the vision tower says of one picture per
+    sample. With ``image_index`` (whole numbers [B]) both hold fewer entries, and sample b has entry
+    ``image_index[b]``. One picture expanded to all samples is taken once, too.
 
     Args:
         check_values: look at the numbers too, for which a GPU must be waited for.
@@ -50,22 +72,50 @@ def pictures(image: Any, *, check_values: bool) -> Pictures:
     Raises:
         UserError: no pictures, another shape, or values that no image processor makes.
     """
-    if isinstance(image, Tensor):
+    image, features = samples.get("image"), samples.get("image_features")
+    if features is not None:
+        found = Pictures(None, [1] * len(features), features=features)
+    elif isinstance(image, Tensor):
         found = _of_tensor(image)
     elif isinstance(image, list | tuple):
         found = _of_list(image)
     else:
         raise UserError(f"image: expected a tensor, got {type(image).__name__}. {_PROCESSOR}")
-    if not found.pixels.is_floating_point():
+    if found.pixels is not None:
+        _check_pixels(found.pixels, check_values)
+    index = samples.get("image_index")
+    return found if index is None else _shared(found, torch.as_tensor(index), check_values)
+
+
+def _shared(found: Pictures, index: Tensor, check_values: bool) -> Pictures:
+    """Samples that show entries `index` of what was found."""
+    own = found.counts
+    if index.ndim != 1 or index.is_floating_point() or not len(index):
+        raise UserError(f"image_index: expected whole numbers [B], got {list(index.shape)}.")
+    if check_values and not bool(((index >= 0) & (index < len(own))).all()):
+        raise UserError(f"image_index: expected 0 to {len(own) - 1}, got {index.tolist()}.")
+    if found.even:
+        places = index[:, None] * own[0] + torch.arange(own[0], device=index.device)
+        counts = [own[0]] * len(index)
+    else:
+        chosen, ends = index.tolist(), list(accumulate(own))
+        places = torch.tensor([k for i in chosen for k in range(ends[i] - own[i], ends[i])])
+        counts = [own[i] for i in chosen]
+    return found._replace(counts=counts, shows=_within(found, places.flatten()))
+
+
+def _within(found: Pictures, places: Tensor) -> Tensor:
+    return places if found.shows is None else found.shows.to(places.device)[places]
+
+
+def _check_pixels(pixels: Tensor, check_values: bool) -> None:
+    if not pixels.is_floating_point():
+        raise UserError(f"image: expected normalised floats, got {pixels.dtype}. {_PROCESSOR}")
+    if check_values and not float(pixels.abs().amax()) < LARGEST:
         raise UserError(
-            f"image: expected normalised floats, got {found.pixels.dtype}. {_PROCESSOR}"
+            f"image: expected normalised values around zero, got {float(pixels.min()):g} to "
+            f"{float(pixels.max()):g}. {_PROCESSOR}"
         )
-    if check_values and not float(found.pixels.abs().amax()) < LARGEST:
-        raise UserError(
-            f"image: expected normalised values around zero, got {float(found.pixels.min()):g} to "
-            f"{float(found.pixels.max()):g}. {_PROCESSOR}"
-        )
-    return found
 
 
 _PROCESSOR = 'Pass what the image processor returns: vis_processors["eval"](picture).unsqueeze(0).'
@@ -80,6 +130,8 @@ def _of_tensor(image: Tensor) -> Pictures:
     if image.shape[:-3].numel() == 0:
         raise UserError(f"image: there is none in a tensor of shape {list(image.shape)}.")
     several = image.shape[1] if image.ndim == 5 else 1
+    if len(image) > 1 and image.stride(0) == 0 and several == 1:  # one, expanded
+        return Pictures(image[:1], [1] * len(image), torch.zeros(len(image), dtype=torch.long))
     return Pictures(image.reshape(-1, *image.shape[-3:]), [several] * len(image))
 
 

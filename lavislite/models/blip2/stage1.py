@@ -41,8 +41,9 @@ class Blip2Qformer(Blip2Inference):
         """Losses of a batch; in training the processes share their rows as negatives.
 
         Args:
-            samples: ``image`` [b, 3, H, W], ``text_input`` (b strings), perhaps ``image_id`` [b]:
-                rows with the same id are not each other's negatives.
+            samples: ``image`` [b, 3, H, W] or ``image_features`` (see `features_of`),
+                ``text_input`` (b strings) or ``text_tokens`` (`text_preparer`), perhaps
+                ``image_id`` [b]: rows with the same id are not each other's negatives.
             negatives: (image row for each text, text row for each image), instead of drawing them.
 
         Returns:
@@ -51,9 +52,9 @@ class Blip2Qformer(Blip2Inference):
             whole batch.
         """
         wanted, found = self.cfg.objectives, dict[str, Tensor]()
-        text = self.pack(samples["text_input"]).to(self.device)
-        image = self.encode_image(samples["image"])
-        memory = self.Qformer.image_memory(image)
+        text = self.text_of(samples)
+        image = self.tokens_of(self.features_of(samples))
+        memory = self.memory_of(image)
         queries, cache = self.Qformer.encode_queries(self.query_tokens, memory)
         if "itc" in wanted:
             same = self._same_image(samples, len(image))
@@ -124,37 +125,40 @@ class Blip2Qformer(Blip2Inference):
         self, text: TextBatch, image: Tensor, memory: ImageMemory, chosen: Negatives, valid: Tensor
     ) -> Tensor:
         hidden = self._triplets(text, image, memory, chosen)
-        total, count = losses.matching_loss(self.itm_head(hidden).mean(1), valid)
+        logits = self.itm_head(hidden).mean(1)
+        own, other_image = logits.split([2 * len(image), len(image)])
+        matching, other_text = own.unflatten(0, (-1, 2)).unbind(1)
+        logits = torch.cat([matching, other_image, other_text])
+        total, count = losses.matching_loss(logits, valid)
         if self._shared:
             count = distributed.all_reduce_sum(count) / distributed.world_size()
         return total / count.clamp_min(1)
 
     def _triplets(
-        self,
-        text: TextBatch,
-        image: Tensor,
-        memory: ImageMemory,
-        chosen: Negatives,
-        queries_only: bool = True,
+        self, text: TextBatch, image: Tensor, memory: ImageMemory, chosen: Negatives
     ) -> Tensor:
-        """Query rows [3b, Q, d] of (image, text), (other image, text), (image, other text)."""
+        """Query rows [3b, Q, d] of pairs.
+
+        First (image, text) and (image, other text) of each image in turn, which so share its keys
+        and values; then (other image, text) of each text.
+        """
         own = torch.arange(len(image), device=image.device)
-        ids, other_image, other_text = text.ids, *chosen
+        ids, other_text = text.ids, chosen.text_for_image
         if self._shared:
             length = distributed.max_int(ids.shape[1])
             ids = F.pad(ids, (0, length - ids.shape[1]), value=self._pad)
             ids = torch.cat([ids, distributed.gather_no_grad(ids)[chosen.text_for_image]])
+            other_text = own + len(own)
             # Image tokens travel; their keys and values, several times as large, are made here.
-            foreign = distributed.exchange_rows(image, chosen.image_for_text)
-            memory = ImageMemory.cat([memory, self.Qformer.image_memory(foreign)])
-            other_image = other_text = own + len(own)
+            other = self.memory_of(distributed.exchange_rows(image, chosen.image_for_text))
+        else:
+            other = memory.select(chosen.image_for_text)
         return self.Qformer.encode_pairs(
             self.query_tokens,
             ids,
             ids != self._pad,
-            memory.select(torch.cat([own, other_image, own])),
-            text_index=torch.cat([own, own, other_text]),
-            queries_only=queries_only,
+            [memory.shown_to(2), other],
+            text_index=torch.cat([torch.stack([own, other_text], 1).flatten(), own]),
         )
 
     def _language(self, text: TextBatch, cache: list[KeyValue]) -> Tensor:
@@ -164,7 +168,7 @@ class Blip2Qformer(Blip2Inference):
         rows = hidden.flatten(0, 1).index_select(0, text.lm_rows)
         logits = self.Qformer.lm_logits(rows)
         total = losses.language_loss(logits, text.lm_targets, self.cfg.label_smoothing)
-        count = torch.full((), float(len(text.lm_rows)), device=total.device)
+        count = (text.lm_targets != losses.NO_TARGET).sum().float()
         if self._shared:
             count = distributed.all_reduce_sum(count) / distributed.world_size()
         return total / count.clamp_min(1)

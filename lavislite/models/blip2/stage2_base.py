@@ -14,16 +14,20 @@ from typing_extensions import Self
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.schema import Bounds, check_bounds
 from lavislite.models.blip2.bridge import Blip2Bridge, BridgeConfig, build_tower, is_frozen
+from lavislite.models.blip2.pairs import Asked, PairTexts
 from lavislite.models.blip2.qformer import ImageMemory
 from lavislite.models.blip2.samples import Pictures, one_each, pictures
 from lavislite.models.blip2.text import TextPacker, build_tokenizer, tokenizer_identity
 from lavislite.models.blip2.weights import look_for_text, run_tokenizer
 from lavislite.models.language.base import (
+    BITS,
     LanguageConfig,
     build_language,
     language_fingerprint,
     language_kind,
 )
+from lavislite.models.quantize import quantize
+from lavislite.models.vision.base import QUANTIZATIONS
 
 _ARCHS = {"causal": "blip2_opt", "seq2seq": "blip2_t5"}
 _KINDS = {"causal": "a decoder-only model", "seq2seq": "an encoder-decoder"}
@@ -74,6 +78,7 @@ class Blip2Language(Blip2Bridge):
 
     Config: ClassVar[type[Any]] = Blip2LLMConfig
     takes: ClassVar[str | None] = None  # the kind of language model; None is any
+    lavis_skip: ClassVar[bool] = False  # see `PairTexts`
 
     def __init__(
         self, cfg: Blip2LLMConfig, *, vision: nn.Module, language: Any, tokenizer: Any = None
@@ -89,8 +94,15 @@ class Blip2Language(Blip2Bridge):
         self.language = language
         self.llm_proj = nn.Linear(cfg.qformer.hidden_size, language.hidden_size)
         self.language_is_frozen = is_frozen(language)
+        self.reader = PairTexts(
+            cfg,
+            language.kind,
+            getattr(language, "texts", None),  # a user's own adapter may have none
+            None if tokenizer is None else self.pack,
+            self.lavis_skip,
+        )
         self.start()
-        self._check_room(cfg.prompt)
+        self.reader.check_room(cfg.prompt)
 
     @classmethod
     def look(cls, cfg: Any) -> None:
@@ -106,19 +118,6 @@ class Blip2Language(Blip2Bridge):
                 f"model.language.name: '{cfg.language.name}' is {_KINDS[kind]}, "
                 f"{cfg.arch} speaks through {_KINDS[cls.takes]}. Set model.arch={_ARCHS[kind]}, "
                 "or blip2_llm, which takes both."
-            )
-
-    def _check_room(self, prompt: str) -> None:
-        """Raise a ConfigError when `prompt` leaves no token of max_txt_len for a caption."""
-        codec = getattr(self.language, "codec", None)  # a user's own adapter may have none
-        longest = self.cfg.max_txt_len
-        if codec is None or longest is None or not prompt:
-            return
-        length = len(codec.leading) + len(codec.plain(prompt)) + len(codec.trailing)
-        if length >= longest:
-            raise ConfigError(
-                f"The prompt is {length} tokens long, which leaves no room for a caption in "
-                f"model.max_txt_len={longest}: {prompt[:60]!r}"
             )
 
     @classmethod
@@ -141,12 +140,28 @@ class Blip2Language(Blip2Bridge):
         model.initialise()
         return model
 
+    def quantize(self) -> None:
+        super().quantize()
+        language, kind = self.language, self.cfg.language.quantization
+        if kind in QUANTIZATIONS:
+            key, digits = "model.language.quantization", language_fingerprint(language)
+            quantize(language, kind, key, fingerprint=digits, gradients=True)
+
     def frozen_modules(self) -> Sequence[nn.Module]:
         frozen = super().frozen_modules()
         return (*frozen, self.language) if self.language_is_frozen else frozen
 
     def towers(self) -> Sequence[nn.Module]:
         return (*super().towers(), self.language)
+
+    def text_preparer(self) -> PairTexts | None:
+        return None if self.reader.tokeniser is None else self.reader
+
+    def pad_texts_to(self, multiple: int) -> None:
+        if self.reader.tokeniser is not None:
+            self.reader.tokeniser.pad_to_multiple = multiple
+        if self.tokenizer is not None:
+            self.pack.multiple = multiple
 
     def identity(self) -> dict[str, str]:
         name, known = self.cfg.language.name, super().identity()
@@ -159,7 +174,7 @@ class Blip2Language(Blip2Bridge):
 
     def check_identity(self, saved: Mapping[str, str]) -> None:
         # Quantised numbers are not those that the checkpoint was trained with, but mean the same.
-        if self.cfg.language.quantization is not None:
+        if self.cfg.language.quantization in BITS:
             saved = {part: name for part, name in saved.items() if part != "language"}
         super().check_identity(saved)
 
@@ -178,37 +193,54 @@ class Blip2Language(Blip2Bridge):
             UserError: no pictures, another shape, values that no image processor makes, or another
                 number of questions.
         """
-        found = pictures(image, check_values=not self.training)
+        found = pictures({"image": image}, check_values=not self.training)
         prefix, mask = self._look(found, question)
         return prefix, torch.ones_like(prefix[..., 0], dtype=torch.bool) if mask is None else mask
 
+    def with_features(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+        """`samples` with the tower's output for ``image``, so that several calls can share it.
+
+        Args:
+            samples: ``image`` [B, 3, H, W], or [U, 3, H, W] and ``image_index`` [B].
+
+        Raises:
+            UserError: as of `image_prefix`.
+        """
+        found = pictures({"image": samples["image"]}, check_values=not self.training)
+        others = {key: value for key, value in samples.items() if key != "image"}
+        return {**others, "image_features": found.in_places(self._features(found))}
+
     def _look(self, found: Pictures, question: Any) -> tuple[Tensor, Tensor | None]:
-        """`image_prefix`, without a mask when all samples have equally many pictures."""
-        memory = self.Qformer.image_memory(self._tokens(found))
-        if len(memory) < len(found.pixels):
-            memory = memory.select(torch.zeros(len(found.pixels), dtype=torch.long).to(self.device))
+        """`image_prefix`, without a mask when all samples have equally many pictures.
+
+        Whatever does not depend on the question is computed once for each different picture.
+        """
+        memory = self.memory_of(self.tokens_of(self._features(found)))
         if self.tokenizer is None:
             queries, _ = self.Qformer.encode_queries(self.query_tokens, memory)
-        else:
-            queries = self._read(memory, one_each(question, len(found.counts), "question"), found)
-        return found.per_sample(self.llm_proj(queries))
+            return found.per_sample(found.in_places(self.llm_proj(queries)))
+        if found.shows is not None:
+            memory = memory.select(found.shows.to(self.device))
+        return found.per_sample(self.llm_proj(self._read(memory, question, found)))
 
-    def _read(self, memory: ImageMemory, questions: Sequence[str], found: Pictures) -> Tensor:
-        """Query rows [n, Q, d] of each picture with the question of its sample."""
-        number = {text: i for i, text in enumerate(dict.fromkeys(questions))}
-        text = self.pack(list(number)).to(self.device)
-        pairs = zip(questions, found.counts, strict=True)
-        index = torch.tensor([number[q] for q, times in pairs for _ in range(times)])
+    def _read(self, memory: ImageMemory, question: Any, found: Pictures) -> Tensor:
+        """Query rows [m, Q, d] of the picture in each place with the question of its sample."""
+        asked = question
+        if not isinstance(asked, Asked):
+            questions = one_each(question, len(found.counts), "question")
+            asked = Asked.of(self.pack, questions, found.counts)
+        text, index = asked.text.to(self.device), asked.index.to(self.device)
         return self.Qformer.encode_pairs(
-            self.query_tokens, text.ids, text.mask, memory, text_index=index.to(self.device)
+            self.query_tokens, text.ids, text.mask, memory, text_index=index
         )
 
-    def _tokens(self, found: Pictures) -> Tensor:
-        """Image tokens of the pictures; of a picture that is expanded, once."""
+    def _features(self, found: Pictures) -> Tensor:
+        """What the tower says of the different pictures [n, T, C]."""
+        if found.pixels is None:
+            return self.features_of({"image_features": found.features})
         size, built_for = list(found.pixels.shape[-2:]), self.cfg.vision.image_size
-        same = found.pixels.stride(0) == 0
         try:
-            return self.encode_image(found.pixels[:1] if same else found.pixels)
+            return self.tower_features(found.pixels)
         except (AssertionError, RuntimeError, ValueError) as error:
             if size == [built_for, built_for]:
                 raise

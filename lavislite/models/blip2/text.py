@@ -6,20 +6,24 @@ Importing transformers takes seconds, so it happens inside the functions.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lavislite.common.distributed import is_main
 from lavislite.common.errors import UserError
 from lavislite.common.io import atomic_write_text
-from lavislite.common.logging import get_logger, warn_once
+from lavislite.common.logging import get_logger
 from lavislite.models.blip2.hub import BERT, find_bert
+from lavislite.models.blip2.losses import NO_TARGET
 
 logger = get_logger(__name__)
 
@@ -36,7 +40,7 @@ class TextBatch:
     """Texts as ids [B, L], right padded, and what the language loss needs of them.
 
     lm_rows: [n] positions in the flattened [B * L] that have a next token.
-    lm_targets: [n] that token.
+    lm_targets: [n] that token; `NO_TARGET` where a row is there for the number's sake.
     """
 
     ids: Tensor
@@ -45,8 +49,14 @@ class TextBatch:
     lm_targets: Tensor
 
     def to(self, device: torch.device | str) -> TextBatch:
-        parts = (self.ids, self.mask, self.lm_rows, self.lm_targets)
-        return TextBatch(*(part.to(device, non_blocking=True) for part in parts))
+        return TextBatch(*(part.to(device, non_blocking=True) for part in self._parts()))
+
+    def pin_memory(self) -> TextBatch:
+        """A copy from which a GPU can fetch while the host goes on."""
+        return TextBatch(*(part.pin_memory() for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.ids, self.mask, self.lm_rows, self.lm_targets
 
 
 class TextPacker:
@@ -57,19 +67,26 @@ class TextPacker:
     Args:
         max_length: in tokens, ``[CLS]`` and ``[SEP]`` among them.
         what, key: the texts, and the option that `max_length` comes from, in the warning.
+        multiple: see `pack`; texts are never padded beyond `max_length`.
     """
 
     WARN_AFTER = 100
     WARN_FRACTION = 0.05
 
     def __init__(
-        self, tokenizer: Any, max_length: int, what: str = "captions", key: str = "max_txt_len"
+        self,
+        tokenizer: Any,
+        max_length: int,
+        what: str = "captions",
+        key: str = "max_txt_len",
+        multiple: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.what, self.key = what, key
-        self.seen = 0
-        self.truncated = 0
+        self.multiple = multiple
+        # Seen, truncated, warned: shared with the workers that load, so that one speaks for all.
+        self._counts = torch.zeros(3, dtype=torch.long, device="cpu").share_memory_()
 
     def __call__(self, texts: str | Sequence[str], max_length: int | None = None) -> TextBatch:
         """`max_length` counts ``[CLS]`` and ``[SEP]``; None is the packer's own.
@@ -81,33 +98,70 @@ class TextPacker:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise UserError("No texts: expected one string or a list of at least one.")
-        rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
+        rows: list[list[int]] = self.tokenizer(
+            texts, verbose=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
         end = self.tokenizer.sep_token_id
         if max_length is None:
             self._watch(sum(len(row) > limit for row in rows), len(rows))
         rows = [row if len(row) <= limit else [*row[: limit - 1], end] for row in rows]
-        return pack(rows, self.tokenizer.pad_token_id)
+        return pack(rows, self.tokenizer.pad_token_id, self.multiple, limit)
 
     def _watch(self, truncated: int, count: int) -> None:
-        self.truncated += truncated
-        self.seen += count
-        share = self.truncated / max(self.seen, 1)
-        if self.seen >= self.WARN_AFTER and share > self.WARN_FRACTION:
-            warn_once(
-                logger,
-                ("truncated texts", id(self)),
-                f"{share:.0%} of the {self.what} so far are longer than model.{self.key} "
-                f"{self.max_length} and were cut; a larger value keeps them whole.",
+        self._counts += torch.tensor([count, truncated, 0])
+        seen, cut, warned = self._counts.tolist()
+        worker = torch.utils.data.get_worker_info()
+        if warned or seen < self.WARN_AFTER or cut <= self.WARN_FRACTION * seen:
+            return
+        if worker is None or worker.id == 0:
+            self._counts[2] = 1
+            logger.warning(
+                f"{cut / seen:.0%} of the {self.what} so far are longer than model.{self.key} "
+                f"{self.max_length} and were cut; a larger value keeps them whole."
             )
 
 
-def pack(rows: Sequence[Sequence[int]], pad: int) -> TextBatch:
-    """Token ids of different lengths -> a batch padded to the longest."""
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], dtype=torch.long)
-    following = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=pad).flatten()
-    lm_rows = (following != pad).nonzero().flatten()
-    return TextBatch(ids, (ids != pad).long(), lm_rows, following[lm_rows])
+class TextPreparer:
+    """Adds ``text_tokens`` to a batch with ``text_input``, in the process that loads it."""
+
+    def __init__(self, pack: TextPacker) -> None:
+        self.pack = pack
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if "text_input" not in batch:
+            return batch
+        return {**batch, "text_tokens": self.pack(batch["text_input"])}
+
+
+def pack(
+    rows: Sequence[Sequence[int]], pad: int, multiple: int = 1, longest: int | None = None
+) -> TextBatch:
+    """Token ids of different lengths -> a batch padded to the longest.
+
+    Args:
+        multiple: with 2 and more, the length is a multiple of it, but no more than `longest`; and
+            the number of `lm_rows`, which grows with the batch, one of ``B * multiple / 4``. So
+            batches come in few shapes. Rows that fill up are row 0 without a target.
+    """
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    width = min(_up(int(lengths.max()), multiple), longest or sys.maxsize)
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    ids[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    following = np.full_like(ids, pad)
+    following[:, :-1] = ids[:, 1:]
+    lm_rows = np.flatnonzero(following != pad)
+    lm_targets = following.ravel()[lm_rows]
+    if multiple > 1:
+        spare = _up(len(lm_rows), multiple * -(-len(rows) // 4)) - len(lm_rows)
+        lm_rows = np.pad(lm_rows, (0, spare))
+        lm_targets = np.pad(lm_targets, (0, spare), constant_values=NO_TARGET)
+    parts = ids, (ids != pad).astype(np.int64), lm_rows, lm_targets
+    return TextBatch(*map(torch.from_numpy, parts))
+
+
+def _up(number: int, multiple: int) -> int:
+    """The next multiple of `multiple`."""
+    return -(-number // multiple) * multiple
 
 
 # ---- which vocabulary
@@ -198,8 +252,9 @@ def _train(captions: Iterable[str] | None) -> Any:
     normalise = normalizers.BertNormalizer(lowercase=True).normalize_str
     split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
     counts: Counter[str] = Counter()
-    for caption, times in Counter(captions).items():
-        for word, _ in split(normalise(caption)):
+    # Nothing that normalising and splitting do reaches beyond a blank.
+    for part, times in Counter(chain.from_iterable(c.split(" ") for c in captions)).items():
+        for word, _ in split(normalise(part)):
             counts[word] += times
     if not counts:
         raise UserError(

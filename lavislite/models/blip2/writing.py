@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,11 +18,13 @@ from lavislite.models.blip2.samples import (
     QUESTION,
     asked_of_all,
     each_with_answers,
+    has_pictures,
     one_each,
     pictures,
 )
 from lavislite.models.blip2.stage2_base import Blip2Language
 from lavislite.models.language.chat import render
+from lavislite.models.language.rank import rank_by_nll
 
 METHODS = ("generate", "rank")
 
@@ -208,11 +211,11 @@ class Blip2Writer(Blip2Language):
         Args:
             key: the name of the prompts in messages.
         """
-        if samples.get("image") is None:
+        if not has_pictures(samples):
             texts = one_each(prompts, None, key)
             nothing = self.llm_proj.weight.new_zeros(len(texts), 0, self.language.hidden_size)
             return texts, nothing, None
-        found = pictures(samples["image"], check_values=True)
+        found = pictures(samples, check_values=True)
         texts = one_each(prompts, len(found.counts), key)
         return texts, *self._look(found, asked_of_all(samples, texts))
 
@@ -221,19 +224,7 @@ class Blip2Writer(Blip2Language):
     ) -> list[str]:
         """The most probable of its answers, end included, after each prompt."""
         prompts, prefix, mask = self._prefix(samples, prompts, "text_input")
-        rows = [row for row, choices in enumerate(answers) for _ in choices]
-        targets = [answer for choices in answers for answer in choices]
-        scores: list[Tensor] = []
-        for first in range(0, len(rows), at_once):
-            part = slice(first, first + at_once)
-            index = torch.tensor(rows[part], device=prefix.device)
-            nll = self.language.nll(
-                prefix.index_select(0, index),
-                [prompts[row] for row in rows[part]],
-                targets[part],
-                prefix_mask=None if mask is None else mask.index_select(0, index),
-            )
-            scores.append(nll.total)
-        each = torch.cat(scores).split([len(choices) for choices in answers])
-        best = torch.stack([total.argmin() for total in each]).tolist()
+        rank = getattr(self.language, "rank", None) or partial(rank_by_nll, self.language)
+        scores = rank(prefix, prompts, answers, prefix_mask=mask, at_once=at_once)
+        best = torch.stack([total.argmin() for total in scores]).tolist()
         return [choices[i] for choices, i in zip(answers, best, strict=True)]
