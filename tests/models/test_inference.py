@@ -10,7 +10,7 @@ import torch
 
 from lavislite.common.errors import UserError
 from lavislite.models.blip2.stage1 import Blip2Qformer
-from lavislite.models.decoding import Decoding, beam_search, sample
+from lavislite.models.decoding import Decoding, beam_search, sample, top
 
 from .reference import reference_batch, reference_model, stage1_json, tensors
 
@@ -170,3 +170,21 @@ def test_nucleus_leaves_out_the_unlikely() -> None:
     assert firsts == {A}
     firsts = {sample(chain, 1, how(top_p=0.99), device)[0, 1].item() for _ in range(40)}
     assert firsts == {A, B}
+
+
+@pytest.mark.parametrize("words", [5, 300, 1001])
+def test_the_largest_of_long_rows(words: int) -> None:
+    x = torch.randn(2, 3, words, generator=torch.Generator().manual_seed(words))
+    for count in (1, 4):
+        for block in (8, 64):
+            found, expected = top(x, count, block), x.topk(count)
+            assert torch.equal(found[0], expected.values)
+            assert torch.equal(found[1], expected.indices)
+
+
+def test_more_beams_than_words() -> None:
+    logp = torch.tensor([0.1, 0.2, 0.7]).log()
+    how = Decoding(begin=0, end=2, pad=2, max_length=3, min_length=0, num_beams=4, num_return=4)
+    ids = beam_search(lambda tokens, _: logp.expand(len(tokens), -1), 1, how, torch.device("cpu"))
+    assert ids[0].tolist() == [0, 2, 2]
+    assert ids.shape == (4, 3)

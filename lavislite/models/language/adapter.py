@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 from lavislite.common.errors import UserError
 from lavislite.common.generation import GenerationOptions
-from lavislite.models.language.base import NLL, LanguageConfig
+from lavislite.models.language.base import BITS, NLL, LanguageConfig
+from lavislite.models.language.decode import write_on
 from lavislite.models.language.extras import add_lora
-from lavislite.models.language.packing import Packed, Targets
+from lavislite.models.language.library import write_by_library
+from lavislite.models.language.packing import Packed
+from lavislite.models.language.rank import rank_after, rank_by_nll
+from lavislite.models.language.reading import Reading
 from lavislite.models.language.text import TextCodec
+from lavislite.models.language.tokens import PairTokeniser, PairTokens
 
 
 class HFLanguageModel(nn.Module):
@@ -25,7 +30,8 @@ class HFLanguageModel(nn.Module):
 
     model, tokenizer: the library's objects. hidden_size: width of the token embeddings.
     context_length: how many tokens it reads at most; None when there is no limit.
-    frozen: no parameter of it trains. codec: how text becomes tokens.
+    frozen: no parameter of it trains. codec: how text becomes tokens. texts: makes the tokens of a
+    batch, apart from the weights.
     """
 
     kind: str
@@ -39,7 +45,7 @@ class HFLanguageModel(nn.Module):
         self.lora = cfg.lora is not None
         self.base_is_frozen = cfg.freeze or self.lora
         # Parts that the library has spread over devices, or quantized, stay as they are.
-        self._placed = cfg.device_map is not None or cfg.quantization is not None
+        self._placed = cfg.device_map is not None or cfg.quantization in BITS
         if self.base_is_frozen:
             model.requires_grad_(False)
         if cfg.lora is not None:
@@ -51,6 +57,7 @@ class HFLanguageModel(nn.Module):
         self.context_length = getattr(
             model.config.get_text_config(), "max_position_embeddings", None
         )
+        self.texts = PairTokeniser(self.codec, self.kind, self.name, self.context_length)
         self.train(False)
 
     # ---- states
@@ -97,64 +104,110 @@ class HFLanguageModel(nn.Module):
 
     # ---- loss
 
-    def score(self, flat: Tensor, targets: Targets, batch: int, **inputs: Any) -> NLL:
+    def score(self, flat: Tensor, tokens: PairTokens, **inputs: Any) -> NLL:
         """Row sums of -log p of the targets.
 
         Args:
             flat: [N], for each target the row of the decoder's flattened output [B * L, d] that
                 predicts it; negative when nothing precedes the target, which then does not count.
         """
-        counts = flat >= 0
         with self.own_precision():
-            logits = self._logits_at(flat.clamp(min=0), **inputs)
-        losses = F.cross_entropy(logits.float(), targets.ids.to(logits.device), reduction="none")
-        rows, counts = targets.rows.to(logits.device), counts.to(logits.device)
-        total = losses.new_zeros(batch).index_add(0, rows, losses * counts)
-        count = counts.new_zeros(batch, dtype=torch.long).index_add(0, rows, counts.long())
+            logits, _ = self.run_at(flat.clamp(min=0), **inputs, use_cache=False)
+        losses = F.cross_entropy(logits.float(), tokens.targets.to(logits.device), reduction="none")
+        rows, counts = (x.to(logits.device) for x in (tokens.rows, (flat >= 0) & tokens.counts))
+        total = losses.new_zeros(len(tokens)).index_add(0, rows, losses * counts)
+        count = counts.new_zeros(len(tokens), dtype=torch.long).index_add(0, rows, counts.long())
         return NLL(total, count)
 
-    def _logits_at(self, flat: Tensor, **inputs: Any) -> Tensor:
-        """Logits [N, vocabulary] of the rows `flat`; the other rows never meet the LM head."""
+    def run_at(self, flat: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
+        """The model's output, and logits [N, vocabulary] of the rows `flat` of its decoder.
+
+        The other rows never meet the LM head.
+        """
         with _only_rows(self.model.get_output_embeddings(), flat) as used:
-            logits = self.model(**inputs, use_cache=False).logits
-        return logits[0] if used else logits.flatten(0, 1)[flat.to(logits.device)]
+            out = self.model(**inputs)
+        logits = out.logits
+        return logits[0] if used else logits.flatten(0, 1)[flat.to(logits.device)], out
 
     # ---- generation
 
-    def write(
-        self, embeds: Tensor, mask: Tensor, options: GenerationOptions, dropped: int
-    ) -> list[str]:
-        """Let the library generate after embeds [B, L, d]; `dropped` ids lead its output."""
-        from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+    @cached_property
+    def branches(self) -> bool:
+        """Whether one reading of a prompt can go on in several branches."""
+        from lavislite.models.language.branches import can_branch
 
-        sampling = options.use_nucleus_sampling
-        drawing = {"top_p": options.top_p, "temperature": options.temperature, "top_k": 0}
-        beams = {"length_penalty": options.length_penalty, "early_stopping": False}
-        processors = LogitsProcessorList()
-        if options.repetition_penalty != 1.0:
-            # The library's own would skip as many new tokens as a row has padding.
-            processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-        with torch.no_grad(), self.own_precision(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size`")
-            ids = self.model.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                do_sample=sampling,
-                num_beams=1 if sampling else options.num_beams,
-                max_new_tokens=options.max_new_tokens,
-                min_new_tokens=options.min_new_tokens,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=options.no_repeat_ngram_size,
-                num_return_sequences=options.num_captions,
-                eos_token_id=self.stop_ids,
-                pad_token_id=self.codec.pad,
-                logits_processor=processors,
-                return_dict_in_generate=False,
-                synced_gpus=False,  # under FSDP too every process writes its own rows, by itself
-                **(drawing if sampling else {}),
-                **(beams if not sampling and options.num_beams > 1 else {}),
-            )
-        return self.codec.decode(ids[:, dropped:])
+        return can_branch(self.model)
+
+    @cached_property
+    def no_cache(self) -> Any:
+        """Stands for a cache where nothing is kept; None if this model may not understand it."""
+        from lavislite.models.language.branches import NoCache
+
+        return NoCache() if self.branches else None
+
+    def empty_cache(self) -> Any:
+        """For a reading that goes on in branches; None leaves it to the model."""
+        from lavislite.models.language.branches import empty_cache
+
+        return empty_cache(self.model) if self.branches else None
+
+    def write(
+        self,
+        prefix: Tensor,
+        texts: Sequence[Sequence[int]],
+        prefix_mask: Tensor | None,
+        options: GenerationOptions,
+    ) -> list[str]:
+        """New text after each row of the prefix and the ids of its prompt."""
+        from lavislite.models.language.branches import can_write
+
+        if not options.lavis_lengths and not (self.branches and can_write(self.model)):
+            ids = write_by_library(self, self.packed(prefix, texts, prefix_mask), options)
+        else:
+            ends = [self.codec.end] if options.lavis_lengths else self.stop_ids
+            ids = write_on(self.read(prefix, texts, prefix_mask), options, ends=ends)
+        return self.codec.decode(ids)
+
+    @torch.no_grad()
+    def rank(
+        self,
+        prefix: Tensor,
+        prompts: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        *,
+        prefix_mask: Tensor | None = None,
+        at_once: int = 128,
+    ) -> list[Tensor]:
+        """-log p of each answer, its end included, after each prompt: for n answers a tensor [n].
+
+        They are the totals of `nll`, but prefix and prompt are read once for all answers.
+
+        Args:
+            prefix, prefix_mask: as of `nll`. at_once: so many answers are read at once.
+
+        Raises:
+            UserError: numbers of rows differ, or prefix and prompt do not fit the context.
+        """
+        self.check_batch(prefix, prompts)
+        if not self.branches:
+            mask = prefix_mask
+            return rank_by_nll(self, prefix, prompts, answers, prefix_mask=mask, at_once=at_once)
+        n, prefix = prefix.shape[1], self.adopt(prefix)
+        read, choices = self.texts.choices(prompts, answers, n)
+        reading = self.read(prefix, read, prefix_mask)
+        return rank_after(reading, choices, at_once=at_once)
+
+    def read(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
+    ) -> Reading:
+        """Image and prompts, read once."""
+        raise NotImplementedError
+
+    def packed(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
+    ) -> Packed:
+        """Image and prompts, for the library."""
+        raise NotImplementedError
 
     def fit(self, options: GenerationOptions, length: int) -> GenerationOptions:
         """The options, with no more new tokens than the context has room for after `length`."""
@@ -164,14 +217,6 @@ class HFLanguageModel(nn.Module):
         most = min(options.max_new_tokens, self.context_length - length)
         least = min(options.min_new_tokens, most)
         return replace(options, max_new_tokens=most, min_new_tokens=least)
-
-    def check_context(self, length: int, what: str = "prompt") -> None:
-        """Raise a UserError when `length` tokens leave no room in the context."""
-        if self.context_length is not None and length >= self.context_length:
-            raise UserError(
-                f"The {what} is too long for '{self.name}': with the image it is {length} tokens, "
-                f"the model reads {self.context_length} in all. Shorten it, or set max_txt_len."
-            )
 
     def check_batch(self, prefix: Tensor, *texts: Sequence[str]) -> None:
         """Raise a UserError when prefix and texts are not for equally many rows."""
@@ -184,6 +229,18 @@ class HFLanguageModel(nn.Module):
             if isinstance(rows, str) or len(rows) != len(prefix):
                 got = "a single string" if isinstance(rows, str) else f"{len(rows)} texts"
                 raise UserError(f"Expected a list of {len(prefix)} texts, one per row, got {got}.")
+
+    def check_tokens(self, prefix: Tensor, tokens: PairTokens) -> None:
+        """Raise a UserError when ready tokens do not belong to this prefix."""
+        self.check_batch(prefix)
+        length = prefix.shape[1] + tokens.ids.shape[1]
+        if len(tokens) != len(prefix):
+            raise UserError(f"Expected tokens of {len(prefix)} rows, got {len(tokens)}.")
+        if self.context_length is not None and length > self.context_length:
+            raise UserError(
+                f"The tokens were made for a shorter prefix: with {prefix.shape[1]} rows before "
+                f"them they are {length}, '{self.name}' reads {self.context_length} in all."
+            )
 
 
 @contextmanager
@@ -216,7 +273,7 @@ def _stop_ids(model: Any) -> Sequence[int]:
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
-def flat_rows(packed: Packed, targets: Targets) -> Tensor:
+def flat_rows(packed: Packed, tokens: PairTokens) -> Tensor:
     """For each target, the row of the flattened [B * L] that comes right before it; -1 for none."""
-    before = packed.start[targets.rows] + targets.positions - 1
-    return torch.where(before >= 0, targets.rows * packed.mask.shape[1] + before, -1)
+    before = packed.start[tokens.rows] + tokens.positions - 1
+    return torch.where(before >= 0, tokens.rows * packed.mask.shape[1] + before, -1)

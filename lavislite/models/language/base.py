@@ -13,10 +13,11 @@ from lavislite.common.errors import ConfigError
 from lavislite.common.generation import GenerationOptions
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import check_bounds
-from lavislite.models.fingerprint import fingerprint
-from lavislite.models.vision.base import DTYPES
+from lavislite.models.fingerprint import fingerprint, kept_fingerprint
+from lavislite.models.vision.base import DTYPES, QUANTIZATIONS
 
 ADAPTERS = ("causal", "seq2seq")
+BITS = ("8bit", "4bit")  # quantization by bitsandbytes, while loading
 
 
 @dataclass
@@ -37,11 +38,12 @@ class LanguageConfig:
     """Which language model, and how it is loaded.
 
     name: a hub id, a folder, a registered name, or ``causal:<id>`` / ``seq2seq:<id>``.
-    precision: dtype of a frozen model: fp32, bf16 or fp16; auto is bf16 on CUDA. One that trains is
-        kept in fp32.
+    precision: dtype of a frozen model: fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.
+        One that trains is kept in fp32.
     weights: null for those beside the configuration, "none" for random ones, or a folder or file.
     end: the text that ends a target and stops generation; null is the tokenizer's end token.
-    quantization: "8bit" or "4bit", through bitsandbytes.
+    quantization: "int8" or "fp8" (GPUs of compute capability 8.9) through torchao, which computes
+        in 8 bits; "8bit" or "4bit" through bitsandbytes, which saves memory.
     device_map: where the parts go, for inference, as transformers and accelerate read it.
     options: entries of the model's own configuration to override.
     """
@@ -62,7 +64,7 @@ class LanguageConfig:
         """Raise ConfigError naming the first value that cannot be."""
         choices: dict[str, tuple[str, ...]] = {
             "precision": ("auto", *DTYPES),
-            "quantization": ("8bit", "4bit"),
+            "quantization": (*BITS, *QUANTIZATIONS),
         }
         for key, known in choices.items():
             value = getattr(self, key)
@@ -80,7 +82,7 @@ class LanguageConfig:
                         f"model.language.{key}: a model so loaded cannot train. Set freeze: true, "
                         f"or add lora."
                     )
-        if self.quantization is not None and self.weights == "none":
+        if self.quantization in BITS and self.weights == "none":
             raise ConfigError(
                 f"model.language.quantization: {self.quantization} needs weights, weights is none."
             )
@@ -97,7 +99,9 @@ class LanguageModel(Protocol):
     """A language model that reads a soft prefix (image tokens) followed by text.
 
     A prefix is [B, n, hidden_size], with an optional mask [B, n] of what is real; n may be 0.
-    Further attributes: ``kind`` ("causal" or "seq2seq"), ``tokenizer``, ``context_length``.
+    Further attributes: ``kind`` ("causal" or "seq2seq"), ``tokenizer``, ``context_length``. Models
+    of the library also have ``texts`` (`PairTokeniser`), whose tokens `nll` takes as ``tokens=``,
+    and ``rank``; a model of one's own need have neither.
     """
 
     hidden_size: int
@@ -181,6 +185,8 @@ def build_language(cfg: LanguageConfig) -> nn.Module:
 
 def language_fingerprint(module: nn.Module) -> str:
     """Sixteen hexadecimal digits that name the weights, LoRA's adapters left out."""
+    if (kept := kept_fingerprint(module)) is not None:
+        return kept
     state = module.state_dict()
     own = {name.replace(".base_layer.", "."): x for name, x in state.items() if "lora_" not in name}
     return fingerprint(own)

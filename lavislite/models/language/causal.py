@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from lavislite.common import catalog
 from lavislite.common.generation import GenerationOptions
 from lavislite.models.language.adapter import HFLanguageModel, flat_rows
 from lavislite.models.language.base import NLL, LanguageConfig
-from lavislite.models.language.decode import continue_causal
 from lavislite.models.language.loading import load
-from lavislite.models.language.packing import Packed, Targets, pack, pad_right
+from lavislite.models.language.packing import Packed, pack, pad_right, repeated_rows, uneven
+from lavislite.models.language.reading import CausalReading
+from lavislite.models.language.tokens import PairTokens
 
 
 class CausalLM(HFLanguageModel):
@@ -31,6 +33,7 @@ class CausalLM(HFLanguageModel):
         max_txt_len: int | None = None,
         max_output_txt_len: int | None = None,
         skip: int | None = None,
+        tokens: PairTokens | None = None,
     ) -> NLL:
         """Negative log-likelihood of each target, its end token included, after its prompt.
 
@@ -40,23 +43,22 @@ class CausalLM(HFLanguageModel):
                 when `max_output_txt_len` is given. A target that is cut has no end token.
             skip: so many tokens of the text, the begin token among them, are no targets; None skips
                 begin token and prompt.
+            tokens: what ``texts.tokenise`` made of texts and limits, which are then not looked at.
 
         Raises:
             UserError: numbers of rows differ, or prefix and prompt do not fit the context.
         """
-        self.check_batch(prefix, prompts, targets)
-        n, prefix = prefix.shape[1], self.adopt(prefix)
-        texts, first = [], []
-        for prompt, target in zip(prompts, targets, strict=True):
-            before, after = self._pair(prompt, target, n, max_txt_len, max_output_txt_len)
-            texts.append(before + after)
-            first.append(len(before) if skip is None else skip)
-        packed = self._pack(prefix, texts, prefix_mask, left=False)
-        wanted = Targets.of(texts, first, packed.embeds.device)
-        flat = flat_rows(packed, wanted)
-        nll = self.score(
-            flat, wanted, len(prefix), inputs_embeds=packed.embeds, attention_mask=packed.mask
-        )
+        if tokens is None:
+            self.check_batch(prefix, prompts, targets)
+            limits = (max_txt_len, max_output_txt_len, skip)
+            tokens = self.texts.tokenise(prompts, targets, prefix.shape[1], *limits)
+        self.check_tokens(prefix, tokens)
+        prefix = self.adopt(prefix)
+        tokens = tokens.to(prefix.device)
+        # Padding comes last, where no real token sees it: attention needs no mask.
+        packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask, left=False)
+        inputs = {"inputs_embeds": packed.embeds, "past_key_values": self.no_cache}
+        nll = self.score(flat_rows(packed, tokens), tokens, **inputs)
         return NLL(*(part.to(prefix.device) for part in nll))
 
     @torch.no_grad()
@@ -79,45 +81,44 @@ class CausalLM(HFLanguageModel):
         """
         self.check_batch(prefix, prompts)
         n, prefix = prefix.shape[1], self.adopt(prefix)
-        texts = []
-        for prompt in prompts:
-            # A space belongs to the word to come; LAVIS left it with the prompt.
-            bare = prompt if options.lavis_lengths else prompt.rstrip(" ")
-            ids = [*self._begin(prompt, n), *self.codec.plain(bare)][:max_txt_len]
-            self.check_context(n + len(ids))
-            texts.append(ids)
+        # A space belongs to the word to come; LAVIS left it with the prompt.
+        bare = prompts if options.lavis_lengths else [prompt.rstrip(" ") for prompt in prompts]
+        texts = self.texts.prompts(bare, n, max_txt_len)
         options = self.fit(options, n + max(map(len, texts), default=0))
-        packed = self._pack(prefix, texts, prefix_mask, left=True)
-        if options.lavis_lengths:
-            return continue_causal(self, packed.embeds, packed.mask, options)
-        return self.write(packed.embeds, packed.mask, options, dropped=0)
+        return self.write(prefix, texts, prefix_mask, options)
 
-    def _begin(self, prompt: str, n: int) -> list[int]:
-        """What precedes the prompt; without an image there must be something to go on from."""
-        begin = self.codec.begin(prompt)
-        return begin if begin or n or prompt else [self.codec.start]
+    def read(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
+    ) -> CausalReading:
+        """Image and prompts, read once; an image in several rows in a row is read once for all."""
+        rows = repeated_rows(prefix) if prefix_mask is None and self.gaps and all(texts) else None
+        if rows is None:
+            packed = self.packed(prefix, texts, prefix_mask)
+            return CausalReading(self, packed.embeds, packed.mask if packed.padded else None)
+        first = [row for row in range(len(rows)) if row == 0 or rows[row] != rows[row - 1]]
+        images = CausalReading(self, prefix[first], None)
+        packed = self.packed(prefix[:, :0], texts, None)
+        mask = packed.mask if packed.padded else None
+        return CausalReading(self, packed.embeds, mask, after=images, rows=rows)
 
-    def _pair(
-        self, prompt: str, target: str, n: int, longest: int | None, longest_target: int | None
-    ) -> tuple[list[int], list[int]]:
-        """Ids of what precedes the target, and of the target, cut to the lengths allowed."""
-        prompt, target = self.codec.split(prompt, target)
-        before = [*self._begin(prompt, n), *self.codec.plain(prompt)]
-        after = [*self.codec.plain(target), self.codec.end][:longest_target]
-        if longest is not None and longest_target is not None:
-            before = before[:longest]
-        elif longest is not None:
-            before = before[: max(longest - 1, 0)]  # at least one token to learn from
-            after = after[: longest - len(before)]
-        self.check_context(n + len(before))
-        if self.context_length is not None:
-            after = after[: self.context_length - n - len(before)]
-        return before, after
+    def packed(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
+    ) -> Packed:
+        """Image and prompts, padded at the left."""
+        ids, mask = (x.to(prefix.device) for x in pad_right(texts, self.codec.pad))
+        packed = self._pack(prefix, ids, mask, prefix_mask, left=True)
+        return packed._replace(padded=prefix_mask is not None or uneven(texts))
+
+    @cached_property
+    def gaps(self) -> bool:
+        """Whether padding may stand between image and prompt."""
+        from lavislite.models.language.branches import can_skip
+
+        return can_skip(self.model)
 
     def _pack(
-        self, prefix: Tensor, texts: list[list[int]], prefix_mask: Tensor | None, *, left: bool
+        self, prefix: Tensor, ids: Tensor, mask: Tensor, prefix_mask: Tensor | None, *, left: bool
     ) -> Packed:
-        ids, mask = pad_right(texts, self.codec.pad, prefix.device)
         with self.own_precision():
             return pack(prefix, self.embed(ids), mask, prefix_mask, left=left)
 

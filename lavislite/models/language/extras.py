@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lavislite.common.errors import ConfigError, UserError
-from lavislite.models.language.base import LanguageConfig, LoraOptions
+from lavislite.models.language.base import BITS, LanguageConfig, LoraOptions
 
 
 def require(module: str, extra: str, what: str) -> None:
@@ -59,12 +59,12 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def quantization(cfg: LanguageConfig, dtype: torch.dtype) -> Any:
-    """What transformers needs to load the model in 8 or 4 bits; None for neither.
+    """What transformers needs to load the model by bitsandbytes; None when it has no part in it.
 
     Raises:
         UserError: bitsandbytes is not installed.
     """
-    if cfg.quantization is None:
+    if cfg.quantization not in BITS:
         return None
     for module in ("bitsandbytes", "accelerate"):
         require(module, "bnb", f"model.language.quantization: {cfg.quantization}")

@@ -18,6 +18,7 @@ from lavislite.common.transfer import fetch
 from lavislite.models.language.base import LanguageConfig
 from lavislite.models.language.extras import quantization, require
 from lavislite.models.language.probe import check_family
+from lavislite.models.quantize import require_quantization
 from lavislite.models.vision.base import DTYPES
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -76,6 +77,7 @@ def load(cfg: LanguageConfig, kind: str) -> tuple[Any, Any]:
         UserError, ConfigError: as `load_config`; no weights, no tokenizer.
         CheckpointError: the weights lack tensors, or do not fit.
     """
+    require_quantization(cfg.quantization, "model.language.quantization")
     config, content = load_config(cfg)
     tokenizer = load_tokenizer(cfg)
     model = _load_model(cfg, kind, config)

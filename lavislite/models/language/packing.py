@@ -6,6 +6,7 @@ Padding between image and text is misread by models that count positions by inde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """embeds [B, L, d]; mask [B, L], 1 where real; start [B]: real prefix rows before the text."""
+    """embeds [B, L, d]; mask [B, L], 1 where real; start [B]: real prefix rows before the text.
+
+    padded: false when it is known that all is real.
+    """
 
     embeds: Tensor
     mask: Tensor
     start: Tensor
+    padded: bool = True
 
 
 def pack(
@@ -45,32 +50,30 @@ def pack(
     return Packed(embeds, mask, real.sum(1))
 
 
-def pad_right(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Rows of token ids -> ids [B, T] and mask [B, T], true where real."""
-    longest = max(map(len, rows), default=0)
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=torch.long)
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(longest) < lengths[:, None]
-    ids = ids.reshape(len(rows), longest)
-    return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+def pad_right(rows: Sequence[Sequence[int]], pad: int, width: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of token ids -> ids [B, T] and mask [B, T], true where real, on the CPU.
+
+    Args:
+        width: T is at least this.
+    """
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    width = max(width, *map(len, rows), 0)
+    mask = torch.arange(width) < lengths[:, None]
+    real = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.long)
+    return torch.full(mask.shape, pad).masked_scatter_(mask, real), mask
 
 
-class Targets(NamedTuple):
-    """All target tokens of a batch: row, position in the text and id, each [N]."""
+def uneven(rows: Sequence[Sequence[int]]) -> bool:
+    """Whether rows differ in length, so that they need padding."""
+    return len(set(map(len, rows))) > 1
 
-    rows: Tensor
-    positions: Tensor
-    ids: Tensor
 
-    @staticmethod
-    def of(texts: Sequence[Sequence[int]], first: Sequence[int], device: torch.device) -> Targets:
-        """All tokens of row b of `texts` from position ``first[b]`` on."""
-        found = [
-            (row, position, text[position])
-            for row, text in enumerate(texts)
-            for position in range(first[row], len(text))
-        ]
-        table = torch.tensor(found, dtype=torch.long).reshape(-1, 3).T.to(device, non_blocking=True)
-        return Targets(*table)
+def repeated_rows(prefix: Tensor) -> list[int] | None:
+    """[B, n, d] -> for each row a number, the same as before it when the row is the same.
+
+    None when no row equals the one before it, or there is nothing in them. Waits for the device.
+    """
+    if len(prefix) < 2 or prefix.shape[1] == 0:
+        return None
+    same = (prefix[1:] == prefix[:-1]).flatten(1).all(1).tolist()
+    return list(accumulate((not x for x in same), initial=0)) if any(same) else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lavislite.common import catalog
 from lavislite.common.generation import GenerationOptions
 from lavislite.models.language.adapter import HFLanguageModel
 from lavislite.models.language.base import NLL, LanguageConfig
-from lavislite.models.language.decode import continue_seq2seq
 from lavislite.models.language.loading import load
-from lavislite.models.language.packing import Packed, Targets, pack, pad_right
+from lavislite.models.language.packing import Packed, pack, pad_right, uneven
+from lavislite.models.language.reading import Seq2SeqReading
+from lavislite.models.language.tokens import PairTokens
 
 
 class Seq2SeqLM(HFLanguageModel):
@@ -38,6 +40,7 @@ class Seq2SeqLM(HFLanguageModel):
         max_txt_len: int | None = None,
         max_output_txt_len: int | None = None,
         skip: int | None = None,
+        tokens: PairTokens | None = None,
     ) -> NLL:
         """Negative log-likelihood of each target, its end token included, given image and prompt.
 
@@ -46,25 +49,26 @@ class Seq2SeqLM(HFLanguageModel):
             max_txt_len, max_output_txt_len: longest prompt and longest target, in tokens with begin
                 and end, which stay when a text is cut; the second is the first when None.
             skip: so many first tokens of the target do not count.
+            tokens: what ``texts.tokenise`` made of texts and limits, which are then not looked at.
 
         Raises:
             UserError: numbers of rows differ, or image and prompt do not fit the context.
         """
-        self.check_batch(prefix, prompts, targets)
-        packed = self._read(prefix, prompts, prefix_mask, max_txt_len)
-        longest = max_output_txt_len if max_output_txt_len is not None else max_txt_len
-        texts = [self._target(target, longest) for target in targets]
-        labels, _ = pad_right(texts, self.codec.pad, packed.embeds.device)
-        wanted = Targets.of(texts, [skip or 0] * len(texts), labels.device)
+        if tokens is None:
+            self.check_batch(prefix, prompts, targets)
+            limits = (max_txt_len, max_output_txt_len, skip)
+            tokens = self.texts.tokenise(prompts, targets, prefix.shape[1], *limits)
+        self.check_tokens(prefix, tokens)
+        prefix = self.adopt(prefix)
+        tokens = tokens.to(prefix.device)
+        packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask)
+        begun = F.pad(tokens.written[:, :-1], (1, 0), value=self.decoder_start)
         nll = self.score(
-            wanted.rows * labels.shape[1] + wanted.positions,
-            wanted,
-            len(prefix),
+            tokens.rows * begun.shape[1] + tokens.positions,
+            tokens,
             inputs_embeds=packed.embeds,
             attention_mask=packed.mask,
-            decoder_input_ids=torch.nn.functional.pad(
-                labels[:, :-1], (1, 0), value=self.decoder_start
-            ),
+            decoder_input_ids=begun,
         )
         return NLL(*(part.to(prefix.device) for part in nll))
 
@@ -88,42 +92,30 @@ class Seq2SeqLM(HFLanguageModel):
         """
         self.check_batch(prefix, prompts)
         options = self.fit(options, 1)
-        packed = self._read(prefix, prompts, prefix_mask, max_txt_len)
-        if options.lavis_lengths:
-            return continue_seq2seq(
-                self, packed.embeds, packed.mask, options, begin=self.decoder_start
-            )
-        return self.write(packed.embeds, packed.mask, options, dropped=1)
+        n, prefix = prefix.shape[1], self.adopt(prefix)
+        texts = self.texts.prompts(prompts, n, max_txt_len)
+        return self.write(prefix, texts, prefix_mask, options)
 
-    def _read(
-        self,
-        prefix: Tensor,
-        prompts: Sequence[str],
-        prefix_mask: Tensor | None,
-        longest: int | None,
+    def read(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
+    ) -> Seq2SeqReading:
+        """Image and prompts, read once."""
+        packed = self.packed(prefix, texts, prefix_mask)
+        return Seq2SeqReading(self, packed.embeds, packed.mask if packed.padded else None)
+
+    def packed(
+        self, prefix: Tensor, texts: Sequence[Sequence[int]], prefix_mask: Tensor | None
     ) -> Packed:
-        """What the encoder gets: image tokens, then the prompts."""
-        prefix, codec = self.adopt(prefix), self.codec
-        texts = []
-        for prompt in prompts:
-            text = _cut(codec.begin(prompt), codec.plain(prompt), codec.trailing, longest)
-            self.check_context(prefix.shape[1] + len(text) - 1)
-            texts.append(text)
-        ids, mask = pad_right(texts, codec.pad, prefix.device)
+        """What the encoder gets: image and prompts."""
+        ids, mask = (x.to(prefix.device) for x in pad_right(texts, self.codec.pad))
+        packed = self._pack(prefix, ids, mask, prefix_mask)
+        return packed._replace(padded=prefix_mask is not None or uneven(texts))
+
+    def _pack(
+        self, prefix: Tensor, ids: Tensor, mask: Tensor, prefix_mask: Tensor | None
+    ) -> Packed:
         with self.own_precision():
             return pack(prefix, self.embed(ids), mask, prefix_mask)
-
-    def _target(self, target: str, longest: int | None) -> list[int]:
-        limits = [x for x in (longest, self.context_length) if x is not None]
-        codec = self.codec
-        return _cut(codec.leading, codec.plain(target), [codec.end], min(limits, default=None))
-
-
-def _cut(begin: list[int], ids: list[int], end: list[int], longest: int | None) -> list[int]:
-    """All together, at most `longest` by leaving out the last of `ids`."""
-    if longest is not None:
-        ids = ids[: max(longest - len(begin) - len(end), 0)]
-    return [*begin, *ids, *end]
 
 
 @catalog.language_models.register("seq2seq")

@@ -56,6 +56,15 @@ class TextCodec:
         """The ids of the text and of nothing around it."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
+    def plain_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`plain` of each text; the tokenizer is called once, and sees a repeated text once."""
+        known: dict[str, list[int]] = {text: [] for text in texts}
+        given = [text for text in known if text]
+        if given:
+            ids = self.tokenizer(given, add_special_tokens=False)["input_ids"]
+            known.update(zip(given, ids, strict=True))
+        return [known[text] for text in texts]
+
     def begin(self, prompt: str) -> list[int]:
         """The ids to put before `prompt`; none when it brings the begin token along."""
         bos = self.tokenizer.bos_token

@@ -59,7 +59,7 @@ def test_decoding_stops_at_the_first_end_and_strips() -> None:
 
 
 def test_packing_pads_one_end_only() -> None:
-    ids, mask = pad_right([[5], [6, 7]], 0, torch.device("cpu"))
+    ids, mask = pad_right([[5], [6, 7]], 0)
     prefix, text = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), ids[..., None].float()
     real = torch.tensor([[1, 0], [1, 1]])
     right = pack(prefix, text, mask, real)
@@ -89,7 +89,7 @@ def test_a_long_target_is_cut_with_its_prompt(opt: Any) -> None:
 def test_a_cut_text_of_an_encoder_keeps_its_end(t5: Any) -> None:
     prefix, long = random_prefix(t5, 1), "a red cat sitting on the small table"
     assert t5.nll(prefix, [long], [long], max_txt_len=6).count.item() == 6
-    assert t5._target(long, 6)[-1] == t5.codec.end
+    assert t5.texts.answers([long], 6)[0][-1] == t5.codec.end
     assert t5.nll(prefix, [long], [long], max_txt_len=6, max_output_txt_len=4).count.item() == 4
 
 
