@@ -96,6 +96,7 @@ def build_runner(
         run = replace(cfg.run, resume=launch.resume(begun, cfg.run.resume))
     task = build_task(cfg)
     data = build_data(cfg, train=train)
+    cached = with_feature_cache(cfg, data)
     check_image_size(cfg, data)
     loader = build_loader(cfg, data) if train else None
     ensure_playground_parts(cfg, train_project)
@@ -110,7 +111,13 @@ def build_runner(
         vocabulary = resumed if has_vocabulary else None
         model = build_model(cfg, captions=Lazily(data.captions), vocabulary=vocabulary)
         check_statistics(cfg, data, model)
+        if cached:
+            from lavislite.features.cache import use_feature_cache
+
+            use_feature_cache(cached, model, cfg.model.vision, run, dry_run=dry_run)
         _save_vocabulary(model, run_dir)
+        if loader is not None and hasattr(model, "text_preparer"):
+            loader.prepare = model.text_preparer()  # texts become tokens where batches are loaded
         runner = catalog.runners.get(cfg.run.runner)(
             run,
             task=task,
@@ -224,6 +231,22 @@ def build_data(cfg: Config, *, train: bool = True) -> Data:
             s: builder.build(s, train=False) for s in evaluated if s in has[name]
         }
     return data
+
+
+def with_feature_cache(cfg: Config, data: Data) -> list[Any]:
+    """The training splits, as ones that can read stored features, where the run asks for that.
+
+    Raises:
+        ConfigError: the model's tower trains, or a data set cannot do it.
+    """
+    if cfg.run.feature_cache is None or not any(data.train.values()):
+        return []
+    from lavislite.features.cache import check_tower
+    from lavislite.features.splits import CachedSplit
+
+    check_tower(cfg.model)
+    data.train = {name: [CachedSplit(p) for p in parts] for name, parts in data.train.items()}
+    return [part for parts in data.train.values() for part in parts]
 
 
 def build_loader(cfg: Config, data: Data) -> Any:

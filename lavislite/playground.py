@@ -26,7 +26,7 @@ _NO_MATTER = {
     "device", "eval_at_start", "evaluate", "keep_last", "log_freq", "num_workers", "output_dir",
     "report", "resume", "save_every_steps", "save_freq", "tensorboard", "dist_timeout_minutes",
     "activation_checkpointing", "dist_warn_seconds", "grad_spike", "profile", "save_async",
-    "save_every_minutes", "skip_nonfinite", "strategy",
+    "save_every_minutes", "skip_nonfinite", "strategy", "compile", "compile_mode",
 }  # fmt: skip
 
 
@@ -109,8 +109,9 @@ def recipe(cfg: Config) -> str:
     Not where it ran, and not what it wrote down on the way.
     """
     options = {key: value for key, value in asdict(cfg.run).items() if key not in _NO_MATTER}
-    if options["steps_per_epoch"] is None:  # as if there were no such option
-        del options["steps_per_epoch"]
+    for key in ("steps_per_epoch", "feature_cache"):
+        if options[key] is None:  # as if there were no such option
+            del options[key]
     datasets = {name: asdict(options) for name, options in cfg.datasets.items()}
     world = import_module("lavislite.datasets.playground.generate").VERSION
     known = {"model": asdict(cfg.model), "datasets": datasets, "run": options, "world": world}

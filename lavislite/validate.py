@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lavislite.build import build_data, build_loader
+from lavislite.build import build_data, build_loader, with_feature_cache
 from lavislite.checks import check_image_size, check_names, check_values
 from lavislite.common.config import Config
 
@@ -19,6 +19,7 @@ def validate_project(cfg: Config) -> Iterator[str]:
     check_names(cfg)
     check_values(cfg)
     data = build_data(cfg, train=not cfg.run.evaluate)
+    with_feature_cache(cfg, data)
     check_image_size(cfg, data)
     if not cfg.run.evaluate:
         build_loader(cfg, data)

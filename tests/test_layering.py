@@ -17,6 +17,7 @@ ALLOWED = {
     "tasks": {"common", "metrics", "tasks"},
     "runners": {"common", "runners"},
     "download": {"common", "download"},
+    "features": {"common", "features"},
 }
 
 

@@ -55,12 +55,19 @@ def _merge_layer(node: Any, section: str, layer: Layer, problems: list[str]) -> 
 def _make_room(node: Any, data: dict[str, Any]) -> None:
     """A list replaces a mapping and the other way round, wherever the schema takes both.
 
-    OmegaConf merges two of a kind only: `node` forgets what has another.
+    OmegaConf merges two of a kind only: `node` forgets what has another. An optional section begins
+    with its defaults when it is first spoken of; ``true`` asks for these, ``false`` is null.
     """
     from omegaconf import DictConfig, ListConfig
 
     for key, value in data.items():
         child = node._get_node(key) if str(key) in _field_names(node) else None
+        if child is not None and _is_optional_section(child):
+            if isinstance(value, bool):
+                data[key] = value = {} if value else None
+            if isinstance(value, dict) and child._is_none():
+                node[key] = child._metadata.ref_type()
+                child = node._get_node(key)
         if isinstance(child, DictConfig) and isinstance(value, dict):
             _make_room(child, value)
             continue
@@ -73,6 +80,15 @@ def _make_room(node: Any, data: dict[str, Any]) -> None:
 def _is_free(child: Any) -> bool:
     """Whether the schema leaves the kind of a value open."""
     return child._metadata.ref_type is Any
+
+
+def _is_optional_section(child: Any) -> bool:
+    """Whether `child` is, or could be, a dataclass where null stands for none."""
+    from omegaconf import DictConfig
+
+    if not isinstance(child, DictConfig):
+        return False
+    return child._metadata.optional and is_dataclass(child._metadata.ref_type)
 
 
 def _guilty(node: Any, data: Any, above: tuple[str, ...] = ()) -> tuple[str, ...] | None:

@@ -38,6 +38,28 @@ def check_choice(key: str, value: str, known: Sequence[str]) -> None:
 
 
 @dataclass
+class FeatureCacheConfig:
+    """What the frozen vision tower says of the training pictures, computed once and kept.
+
+    Attributes:
+        dtype: how it is stored: "fp32", "bf16", or "int8" (with a scale for each token).
+        views: so many views of a picture, each augmented differently; training draws one each time.
+        folder: where; null is ``features`` in the cache folder.
+        max_gb: before more than so much is written, ask; without a terminal, refuse.
+    """
+
+    dtype: str = "bf16"
+    views: int = 1
+    folder: str | None = None
+    max_gb: float = 20.0
+
+    def check(self) -> None:
+        """Raise ConfigError naming the first value that cannot be."""
+        check_choice("run.feature_cache.dtype", self.dtype, ("fp32", "bf16", "int8"))
+        check_bounds("run.feature_cache", self, {"views": (1, None), "max_gb": (0, None)})
+
+
+@dataclass
 class RunConfig:
     """How long, how fast, on what, and what to keep.
 
@@ -54,6 +76,12 @@ class RunConfig:
             holds a part of it); "auto" is single for one process and ddp for several.
         activation_checkpointing: "none", "recompute" (layers are computed again in the backward
             pass: less memory, more time) or "offload" (and their inputs wait in host memory).
+        compile: compile the repeated layers of towers and Q-Former. The first batches of each
+            length of texts, padded to a multiple of 8, take longer. Evaluation does without.
+        compile_mode: "default", "reduce-overhead" (and the frozen vision tower is replayed as a
+            CUDA graph) or "max-autotune" (and kernels are chosen by trying); both are for GPUs.
+        feature_cache: train on stored features of the frozen vision tower; null: compute them in
+            each step. ``true`` takes the defaults of `FeatureCacheConfig`.
         skip_nonfinite: so many steps of a run may be left out because loss or gradient is not
             finite; one more stops it. With 0 the first one does.
         grad_spike: name the records of a step whose gradient norm is so many times the usual one;
@@ -90,6 +118,7 @@ class RunConfig:
     train_splits: list[str] = field(default_factory=lambda: ["train"])
     valid_splits: list[str] = field(default_factory=list)
     test_splits: list[str] = field(default_factory=list)
+    feature_cache: FeatureCacheConfig | None = None
 
     # when to look and what to keep
     log_freq: int = 50
@@ -119,6 +148,8 @@ class RunConfig:
     precision: str = "auto"
     strategy: str = "auto"
     activation_checkpointing: str = "none"
+    compile: bool = False
+    compile_mode: str = "default"
     seed: int = 42
     find_unused_parameters: bool = False
     dist_warn_seconds: int = 60
@@ -132,11 +163,14 @@ class RunConfig:
         check_bounds("run", self, {"grad_spike": (1, None)})
         for key, known in _CHOICES.items():
             check_choice(f"run.{key}", getattr(self, key), known)
+        if self.feature_cache is not None:
+            self.feature_cache.check()
 
 
 _CHOICES = {
     "strategy": ("auto", "single", "ddp", "fsdp"),
     "activation_checkpointing": ("none", "recompute", "offload"),
+    "compile_mode": ("default", "reduce-overhead", "max-autotune"),
 }
 _COUNTS = (
     *("max_epoch", "max_steps", "steps_per_epoch", "accum_grad_iters"),

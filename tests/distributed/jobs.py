@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "runners"), str(HERE.parent / "models")]
+NEIGHBOURS = ("runners", "models", "features")
+sys.path[:0] = [str(HERE.parents[1]), *(str(HERE.parent / name) for name in NEIGHBOURS)]
 
 import torch  # noqa: E402
 
@@ -218,6 +219,45 @@ def statistics(out: Path) -> dict[str, Any]:
     }
 
 
+def feature_cache(out: Path) -> dict[str, Any]:
+    """Features of ten pictures, of which one cannot be read; then again, and one has changed."""
+    import feature_parts as parts
+
+    from lavislite.common.errors import UserError
+
+    folder = out / "features"
+    if distributed.is_main():
+        parts.draw(folder / "images", 10)
+        (folder / "images/3.png").write_bytes(b"no picture")
+    distributed.barrier()
+
+    def run(**options: Any) -> tuple[Any, int]:
+        split = parts.captions(folder, 10, name=f"mine{distributed.rank()}", max_bad_fraction=0.5)
+        model = parts.use(split, folder=str(folder / "cache"), **options)
+        return split, parts.computed(model)
+
+    try:
+        run(max_gb=0)
+        refused = ""
+    except UserError as error:
+        refused = str(error)
+    split, first = run()
+    bad = split.bad_records
+    if distributed.is_main():
+        parts.repaint(folder / "images/5.png", 50, size=13)
+    distributed.barrier()
+    again, second = run()
+    good = [i for i in range(20) if i // 2 != 3]
+    return {
+        "refused": refused,
+        "computed": [first, second],
+        "bad": bad,
+        "missing": [i for i in range(20) if again[i] is None],
+        "features": again.collate([again[i] for i in good])["image_features"],
+        "marks": len(list((folder / "cache").glob(".*"))),
+    }
+
+
 JOBS = (
     collectives,
     training,
@@ -228,6 +268,7 @@ JOBS = (
     stage1,
     stage2,
     statistics,
+    feature_cache,
 )
 
 
