@@ -72,11 +72,14 @@ def progress_bar(items: Any, ctx: EvalContext, title: str) -> Iterator[Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """`batch` with every tensor in it moved to `device`; other things stay as they are."""
+    """`batch` with every tensor in it moved to `device`, and everything that has a `to` of its own.
+
+    Other things stay as they are.
+    """
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
         return type(batch)(to_device(value, device) for value in batch)
-    return batch
+    return batch.to(device) if callable(getattr(batch, "to", None)) else batch

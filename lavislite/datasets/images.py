@@ -70,6 +70,15 @@ class ImageFiles:
     def path(self, k: int) -> Path:
         return Path(self.root, self.names[k])
 
+    def identity(self, k: int) -> tuple[str, str]:
+        """What names file `k`, and what changes whenever the file does; "" if it is not there."""
+        path = os.path.abspath(self.path(k))  # noqa: PTH100
+        try:
+            stat = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return path, ""
+        return path, f"{stat.st_size} {stat.st_mtime_ns}"
+
     def bring(self, k: int) -> None:
         """Begin to fetch file `k` if it is not on this machine. Here they all are."""
 

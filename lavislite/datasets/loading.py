@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
+import os
 import random
-import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,11 +16,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from lavislite.common import distributed
-from lavislite.common.allocator import give_memory_back
 from lavislite.common.errors import DataError
 from lavislite.datasets.mixture import Mixture
+from lavislite.datasets.workers import Parcel, remembered_workers, start_worker
 
 Batch = dict[str, Any]
+Prepare = Callable[[Batch], Batch]
 _TRIES = 20  # neighbours looked at first for one unreadable sample
 
 
@@ -46,6 +45,10 @@ class TrainLoader:
         seed: of order and augmentation.
         pin_memory: makes copies to a GPU asynchronous; None means if there is one.
 
+    Attributes:
+        prepare: what else is done to a batch where it is loaded, such as tokenizing its texts. A
+            picklable function of the batch, or None. Set it before the first batch is asked for.
+
     Raises:
         DataError: the datasets are too small for a single batch, or have other sizes in another
             process.
@@ -65,6 +68,7 @@ class TrainLoader:
         self._datasets = list(datasets)
         self._batch_size, self._num_workers, self._seed = batch_size, num_workers, seed
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.prepare: Prepare | None = None
         self._offsets = np.cumsum([0] + [len(d) for d in self._datasets]).tolist()
         world = distributed.world_size()
         self._mixture = Mixture(
@@ -85,32 +89,35 @@ class TrainLoader:
             )
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """This process's share of batches `start` to `stop` - 1; closing it ends the workers."""
-        fetch = _Fetch(self._datasets, self._offsets)
+        """This process's share of batches `start` to `stop` - 1.
+
+        Workers begin with them now, before the first one is asked for; closing ends the workers.
+        """
+        fetch = _Fetch(self._datasets, self._offsets, self.prepare)
         if self._num_workers == 0 or stop <= start:
-            for request in self._requests(start, stop):
-                yield fetch[request]
-            return
-        with _remembered_workers():
-            loader: Any = iter(
+            return (fetch[request] for request in self._requests(start, stop))
+        batches = _received(self._workers(fetch, start, stop))
+        next(batches)  # a generator that has not begun would not clean up
+        return batches
+
+    def _workers(self, fetch: _Fetch, start: int, stop: int) -> Any:
+        """The iterator of a DataLoader, whose processes have been started."""
+        # A forked process lacks the threads that a tokenizer may have started here.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with remembered_workers():
+            return iter(
                 DataLoader(
                     fetch,
                     sampler=_Requests(self, start, stop),
                     batch_size=None,  # a request is a whole batch
-                    collate_fn=_as_it_is,  # type: ignore[arg-type]
+                    collate_fn=Parcel,
                     num_workers=self._num_workers,
                     pin_memory=self._pin_memory,
                     prefetch_factor=4,
-                    worker_init_fn=_start_worker,
+                    worker_init_fn=start_worker,
                     generator=torch.Generator().manual_seed(0),  # else from the global one
                 )
             )
-        try:
-            yield from loader
-        finally:
-            # The traceback of an error keeps the loader alive, and the workers heed no SIGTERM: a
-            # process that leaves them to its exit would wait for them forever.
-            loader._shutdown_workers()
 
     @property
     def bad_records(self) -> int:
@@ -173,8 +180,10 @@ class _Requests:
 class _Fetch(TorchDataset):
     """Turns requests into batches, in a worker or in the main process."""
 
-    def __init__(self, datasets: Sequence[Any], offsets: Sequence[int]) -> None:
-        self._datasets, self._offsets = datasets, offsets
+    def __init__(
+        self, datasets: Sequence[Any], offsets: Sequence[int], prepare: Prepare | None
+    ) -> None:
+        self._datasets, self._offsets, self._prepare = datasets, offsets, prepare
 
     def __getitem__(self, request: Request) -> Batch:
         dataset = self._datasets[request.dataset]
@@ -185,10 +194,21 @@ class _Fetch(TorchDataset):
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 _seed(seed)
                 samples += _readable(dataset, index)
-        batch = dataset.collate(samples)
-        if "index" in batch:
-            batch["index"] = batch["index"] + self._offsets[request.dataset]
-        return batch
+            batch = dataset.collate(samples)
+            if "index" in batch:
+                batch["index"] = batch["index"] + self._offsets[request.dataset]
+            return batch if self._prepare is None else self._prepare(batch)
+
+
+def _received(loader: Any) -> Generator[Batch, None, None]:
+    """An empty batch, then what the workers of `loader` send."""
+    try:
+        yield {}
+        yield from loader
+    finally:
+        # The traceback of an error keeps the loader alive, and the workers heed no SIGTERM: a
+        # process that leaves them to its exit would wait for them forever.
+        loader._shutdown_workers()
 
 
 def _check_same(sizes: str) -> None:
@@ -221,33 +241,6 @@ def _steps(size: int) -> Iterator[int]:
         step += max(1, step // 4)
 
 
-_workers: set[Any] = set()
-
-
-@contextmanager
-def _remembered_workers() -> Iterator[None]:
-    """Notes the processes that are started inside, also when an error ends this."""
-    before = set(multiprocessing.active_children())
-    try:
-        yield
-    finally:
-        alive = set(multiprocessing.active_children())
-        _workers.intersection_update(alive)
-        _workers.update(alive - before)
-
-
-@atexit.register
-def _end_workers() -> None:
-    """At its end Python would wait for ever for workers that an error's traceback keeps alive.
-
-    They heed no SIGTERM: see `_start_worker`.
-    """
-    if any(worker.is_alive() for worker in _workers):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would call it a crash
-        for worker in _workers:
-            worker.kill()
-
-
 @contextmanager
 def _own_random_states() -> Iterator[None]:
     """Loading in the main process must not disturb its dropout."""
@@ -269,16 +262,3 @@ def _mix(seed: int, position: int) -> int:
     """An unrelated 63-bit number for every pair."""
     digest = blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _start_worker(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process finishes its
-    # step and then ends the workers; a worker that died first would tear it down in mid-step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    give_memory_back(worker)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

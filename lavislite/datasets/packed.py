@@ -93,6 +93,10 @@ class PackedStrings:
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
 
+    def lengths(self) -> np.ndarray:
+        """[n] bytes of each string."""
+        return np.diff(self._ends)
+
 
 def stored(
     key: Sequence[str],

@@ -47,7 +47,7 @@ def _stacked(values: list[Any], key: str, owner: str) -> Any:
                 f"{owner}: `{key}` has different shapes in one batch: {sorted(shapes)}. Does the "
                 "processor make them equal?"
             )
-        return torch.stack(values)
+        return torch.utils.data.default_collate(values)  # a worker stacks in shared memory
     if isinstance(values[0], (bool, int, float)):
         return torch.tensor(values)
     return values

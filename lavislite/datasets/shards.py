@@ -117,6 +117,15 @@ class ShardFiles(ImageFiles):
     def label(self, k: int) -> str:
         return self.names[k] if isinstance(self.names, _Within) else super().label(k)
 
+    def identity(self, k: int) -> tuple[str, str]:
+        table = self._table
+        shard, size = table.shards[int(table.shard[k])], int(table.size[k])
+        place = f"{int(table.offset[k])}+{size}"
+        if isinstance(shard, RemoteFile):
+            return f"{shard.url} {place}", f"{shard.size} {shard.version}"
+        stat = shard.stat()  # it was there when it was indexed
+        return f"{shard.absolute()} {place}", f"{stat.st_size} {stat.st_mtime_ns}"
+
     def bring(self, k: int) -> None:
         number = int(self._table.shard[k])
         shard = self._table.shards[number]

@@ -91,12 +91,13 @@ class VQADataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample | None:
         image = self.load_image(index)
-        if image is None:
-            return None
+        return None if image is None else {"image": image, **self.question(index)}
+
+    def question(self, index: int) -> Sample:
+        """Sample `index` without its picture."""
         k = self._row(index)
         question_id = self.table.question_id(k)
         sample = {
-            "image": image,
             "text_input": self.text_processor(self.table.texts[k]),
             "question_id": question_id if self.table.only_numbers else str(question_id),
             "image_id": int(self._image_ids[self.file_number(index)]),
@@ -110,6 +111,21 @@ class VQADataset(Dataset):
 
     def file_number(self, index: int) -> int:
         return int(self.table.picture[self._row(index)])
+
+    def by_picture(self) -> list[list[int]]:
+        """The questions of each picture, in their order; pictures with long questions come first.
+
+        So batches of neighbours share pictures, and hold texts of about one length.
+        """
+        rows = slice(None) if self._rows is None else self._rows
+        picture, lengths = self.table.picture[rows], self.table.texts.lengths()[rows]
+        if not len(picture):
+            return []
+        longest = np.zeros(int(picture.max()) + 1, np.int64)
+        np.maximum.at(longest, picture, lengths)
+        order = np.lexsort((picture, -longest[picture]))
+        starts = np.flatnonzero(np.diff(picture[order])) + 1
+        return [group.tolist() for group in np.split(order, starts)]
 
     def record_id(self, index: int) -> str:
         question_id = self.table.question_id(self._row(index))

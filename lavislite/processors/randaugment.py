@@ -1,7 +1,8 @@
 """RandAugment as BLIP uses it: [H, W, 3] uint8 arrays in and out, no OpenCV.
 
 The geometric operations repeat OpenCV's fixed-point bilinear arithmetic (positions to 1/32 pixel),
-so that the pixels are the original's. Draws come from torch's random state.
+so that the pixels are the original's. Draws come from torch's random state. Nothing loops over
+pixels or channels; results may have their channels one after the other in memory.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _POSITION_BITS = 10  # OpenCV: positions are computed to 1/1024 pixel ...
 _FRACTION_BITS = 5  # ... and used to 1/32
 _FRACTIONS = 1 << _FRACTION_BITS
 _LANE = 20  # bits for one channel: 255 * 1024 + 512 needs 18
+_CHANNEL_STARTS = np.array([[0], [_LANE], [2 * _LANE]], np.uint64) + np.uint64(2 * _FRACTION_BITS)
+_SAME = np.arange(256, dtype=np.uint8)  # the table that changes nothing
 
 
 class RandAugment:
@@ -39,39 +42,47 @@ class RandAugment:
         return image
 
 
-# ------------------------------------------------------------------------------------ one channel
+# --------------------------------------------------------------------------------- lookup tables
 
 
 def autocontrast(image: Array) -> Array:
     """Each channel stretched to the full range 0..255."""
-    return _per_channel(image, _stretched)
+    planes = _planes(image)
+    low, high = planes.min(1, keepdims=True), planes.max(1, keepdims=True)
+    width = high.astype(np.int64) - low
+    scale = 255 / np.maximum(width, 1)
+    stretched = _byte(np.arange(256) * scale - low * scale)
+    return _looked_up(image, planes, np.where(width > 0, stretched, _SAME))
 
 
 def equalize(image: Array) -> Array:
     """Each channel with a histogram as flat as it gets."""
-    return _per_channel(image, _flattened)
+    planes = _planes(image)
+    counts = np.bincount(_entries(planes).ravel(), minlength=3 * 256).reshape(3, 256)
+    brightest = np.take_along_axis(counts, planes.max(1, keepdims=True).astype(np.int64), 1)
+    step = (planes.shape[1] - brightest) // 255
+    below = np.cumsum(counts, axis=1) - counts
+    flat = _byte((step // 2 + below) // np.maximum(step, 1))
+    return _looked_up(image, planes, np.where(step > 0, flat, _SAME))
 
 
-def _stretched(channel: Array) -> Array:
-    low, high = int(channel.min()), int(channel.max())
-    if high <= low:
-        return channel
-    scale = 255 / (high - low)
-    return _byte(np.arange(256) * scale - low * scale)[channel]
+def _planes(image: Array) -> Array:
+    """[H, W, 3] -> [3, H * W]; a copy, unless the channels lie one after the other already."""
+    return np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(3, -1)
 
 
-def _flattened(channel: Array) -> Array:
-    counts = np.bincount(channel.ravel(), minlength=256)
-    present = counts[counts > 0]
-    step = int(present[:-1].sum()) // 255
-    if step == 0:
-        return channel
-    below = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    return _byte((step // 2 + below) // step)[channel]
+def _entries(planes: Array) -> Array:
+    """Where the values of the three channels stand in a table [3, 256]."""
+    return planes + np.array([[0], [256], [512]], np.uint16)
 
 
-def _per_channel(image: Array, change: Callable[[Array], Array]) -> Array:
-    return np.stack([change(image[..., c]) for c in range(image.shape[-1])], axis=-1)
+def _looked_up(image: Array, planes: Array, table: Array) -> Array:
+    """`image`, whose channels are `planes`, with its values replaced by those of a table [3, 256].
+
+    One gather for all channels; they come out one after the other in memory.
+    """
+    found = table.ravel().take(_entries(planes), mode="clip")  # other modes check every index
+    return np.moveaxis(found.reshape(3, *image.shape[:2]), 0, -1)
 
 
 def _byte(values: Array) -> Array:
@@ -85,7 +96,7 @@ def brightness(image: Array, factor: float) -> Array:
     """Values times `factor`."""
     if factor == 1.0:
         return image
-    return _byte(np.arange(256, dtype=np.float32) * np.float32(factor))[image]
+    return _byte(np.arange(256, dtype=np.float32) * np.float32(factor)).take(image, mode="clip")
 
 
 def sharpness(image: Array, factor: float) -> Array:
@@ -139,20 +150,37 @@ def warp(image: Array, forward: tuple[float, ...]) -> Array:
         image: [H, W, 3] uint8.
         forward: (a, b, c, d, e, f).
     """
+    a, b, c, d, e, f = forward
+    if (a, b, d, e) == (1.0, 0.0, 0.0, 1.0) and c == int(c) and f == int(f):
+        return _shifted(image, int(c), int(f))
     height, width, _ = image.shape
-    corner, weights = _sources(height, width, forward)
+    corner, parts = _sources(height, width, forward)
     # The three channels side by side in one number: one gather and one product do for all.
     framed = np.full((height + 4, width + 4), _packed(FILL), dtype=np.uint64)
     framed[2:-2, 2:-2] = _packed(*np.moveaxis(image, -1, 0).astype(np.uint64))
     pixels = framed.ravel()
     total = np.full(height * width, _packed(_FRACTIONS**2 // 2), dtype=np.uint64)
-    for offset, weight in zip((0, 1, width + 4, width + 5), weights, strict=True):
-        total += pixels[offset:].take(corner) * weight
-    channels = [
-        (total >> np.uint64(lane + 2 * _FRACTION_BITS)).astype(np.uint8)
-        for lane in (0, _LANE, 2 * _LANE)
-    ]
-    return np.stack(channels, axis=-1).reshape(image.shape)
+    part = np.empty_like(total)
+    for offset, weight in parts:
+        pixels[offset:].take(corner, out=part, mode="clip")  # other modes check every index
+        part *= weight
+        total += part
+    channels = (total >> _CHANNEL_STARTS).astype(np.uint8)
+    return np.moveaxis(channels.reshape(3, height, width), 0, -1)
+
+
+def _shifted(image: Array, right: int, down: int) -> Array:
+    """`image` moved by whole pixels: nothing to interpolate."""
+    result = np.full_like(image, FILL)
+    rows, columns = _overlap(image.shape[0], down), _overlap(image.shape[1], right)
+    result[rows[0], columns[0]] = image[rows[1], columns[1]]
+    return result
+
+
+def _overlap(size: int, shift: int) -> tuple[slice, slice]:
+    """The places that receive something when `size` places are shifted, and where it is from."""
+    first, last = max(shift, 0), max(size + min(shift, 0), 0)
+    return slice(first, last), slice(max(first - shift, 0), max(last - shift, 0))
 
 
 def _packed(red: Any, green: Any = None, blue: Any = None) -> Any:
@@ -161,13 +189,16 @@ def _packed(red: Any, green: Any = None, blue: Any = None) -> Any:
     return red | green << _LANE | blue << 2 * _LANE
 
 
-@lru_cache(maxsize=16)  # a run uses few sizes and, at a fixed level, few maps
-def _sources(height: int, width: int, forward: tuple[float, ...]) -> tuple[Array, Array]:
+@lru_cache(maxsize=8)  # a run uses few sizes and, at a fixed level, six maps
+def _sources(
+    height: int, width: int, forward: tuple[float, ...]
+) -> tuple[Array, list[tuple[int, Array]]]:
     """For each target pixel the upper left of its four sources, and the weights of the four.
 
     Returns:
         corner [H*W] int64, positions in the flattened image with a frame of two pixels, where all
-        sources outside the image are found; weights [4, H*W] uint16, adding up to 1024.
+        sources outside the image are found; and of each of the four that counts anywhere (shears
+        need two) its distance from the corner and its weights [H*W], which add up to 1024.
     """
     a, b, c, d, e, f = forward
     det = a * e - b * d
@@ -187,7 +218,9 @@ def _sources(height: int, width: int, forward: tuple[float, ...]) -> tuple[Array
         for row in (_FRACTIONS - lower_part, lower_part)
         for column in (_FRACTIONS - right_part, right_part)
     ]
-    return corner, np.stack(weights).astype(np.uint16)
+    distances = (0, 1, width + 4, width + 5)
+    parts = zip(distances, (weight.astype(np.uint64) for weight in weights), strict=True)
+    return corner, [(distance, weight) for distance, weight in parts if weight.any()]
 
 
 def _fixed(values: Array) -> Array:

@@ -63,9 +63,15 @@ class Meter:
 
 
 class Stopwatch:
-    """Time since the last reading: in all, and waiting for data."""
+    """Time since the last reading: in all, and waiting for data.
 
-    def __init__(self) -> None:
+    Args:
+        device: what computes. A GPU still has work when the host begins to wait; only the time in
+            which it has none counts.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._on_gpu = device is not None and device.type == "cuda"
         self.restart()
 
     def restart(self, samples: int = 0) -> None:
@@ -73,10 +79,18 @@ class Stopwatch:
         self._samples = samples
         self._start = time.perf_counter()
         self._waited = 0.0
+        self._idle: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Surrounds the wait for data."""
+        if self._on_gpu:
+            done, go_on = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            done.record()
+            yield
+            go_on.record()
+            self._idle.append((done, go_on))
+            return
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
@@ -91,12 +105,17 @@ class Stopwatch:
     def read(self, samples: int) -> dict[str, float]:
         """``samples_per_second`` over all processes and ``data_wait`` as a fraction.
 
+        The host waits for the GPU.
+
         Args:
             samples: how many this process has seen in all.
         """
+        if self._idle:
+            self._idle[-1][1].synchronize()
+        waited = self._waited + sum(a.elapsed_time(b) for a, b in self._idle) / 1e3
         seconds = max(time.perf_counter() - self._start, 1e-9)
         new = (samples - self._samples) * distributed.world_size()
-        found = {"samples_per_second": new / seconds, "data_wait": self._waited / seconds}
+        found = {"samples_per_second": new / seconds, "data_wait": waited / seconds}
         self.restart(samples)
         return found
 

@@ -14,6 +14,7 @@ from lavislite.common import catalog
 from lavislite.common.errors import ConfigError
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
+from lavislite.runners.adamw import AdamW
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,7 +69,7 @@ def make_optimizer(model: Any, cfg: RunConfig, device: torch.device) -> torch.op
     groups = model.get_optimizer_params(cfg.weight_decay, cfg.lr_layer_decay)
     # The fused kernel is the fastest, and it can skip an update without the host knowing (CUDA).
     fused = device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, lr=cfg.init_lr, betas=(cfg.beta1, cfg.beta2), fused=fused)
+    return AdamW(groups, lr=cfg.init_lr, betas=(cfg.beta1, cfg.beta2), fused=fused)
 
 
 def make_schedule(

@@ -90,6 +90,7 @@ class Runner:
         self.saver = Saver(cfg, self.checkpoints)
         self.lock = RunLock(self.run_dir)
         self.state = TrainState()
+        self.batches: Generator[Batch, None, None] | None = None
         self.whole_model: Callable[[], AbstractContextManager[None]] = nullcontext
         self.began = time.perf_counter()
 
@@ -139,15 +140,19 @@ class Runner:
     def steps(self) -> Generator[list[Batch], None, None]:
         """The micro-batches of one step after the other, from `state.step` to the end."""
         plan, state = self.plan, self.state
-        assert self.data is not None
-        start, stop = plan.first_batch(state.step), plan.first_batch(plan.total_steps)
-        with closing(self.data.batches(start, stop)) as batches:
+        with closing(self.batches or self.begin_loading()) as batches:
             while state.step < plan.total_steps:
                 heartbeat.at(state.step, heartbeat.LOADING)
                 with self.watch.waiting():
                     micro_batches = [next(batches) for _ in range(plan.batches_in(state.step))]
                 heartbeat.at(state.step, heartbeat.COMPUTING)
                 yield micro_batches
+
+    def begin_loading(self) -> Generator[Batch, None, None]:
+        """The batches from `state.step` to the end; workers load the first ones from now on."""
+        assert self.data is not None
+        plan, step = self.plan, self.state.step
+        return self.data.batches(plan.first_batch(step), plan.first_batch(plan.total_steps))
 
     # ---- before
 
@@ -171,8 +176,8 @@ class Runner:
             autocast=self.autocast,
             record_id=self.data.record_id,
         )
-        self.whole_model = self.step.strategy.whole_model
-        self.watch = Stopwatch()
+        self.whole_model = self.step.whole_model
+        self.watch = Stopwatch(self.device)
         self.model.train()
 
     def _prepare(self) -> None:
@@ -185,7 +190,9 @@ class Runner:
         record.begin(self)
         if self.state.step >= self.plan.total_steps:
             record.say_finished(self, path)
-        elif self.cfg.eval_at_start and self.valid and self.state.step == 0:
+            return
+        self.batches = self.begin_loading()
+        if self.cfg.eval_at_start and self.valid and self.state.step == 0:
             self._validate()
         elif self.monitor.asked and self.valid:  # find a misspelt name now, not after an epoch
             self.monitor.score(self.run_evaluation(self.valid, limit_batches=1))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from lavislite.common import distributed
 
@@ -44,15 +43,18 @@ class FlopCounter(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # imports triton, half a second
+
         super().__init__()
         self.flops = 0
+        self._formulas = flop_registry
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+        formula = self._formulas.get(getattr(func, "_overloadpacket", func))
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=out)
         return out
@@ -62,9 +64,18 @@ class Arithmetic:
     """FLOPs per sample of this run, counted once, and the rates that follow from them.
 
     What activation checkpointing computes again counts as well.
+
+    Args:
+        uncompiled: makes a context in which compiled layers are not: only so they can be counted.
     """
 
-    def __init__(self, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        precision: str,
+        uncompiled: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._uncompiled = uncompiled
         self._flops_per_sample: float | None = None
         self._steps = 0
         tensor_cores = device.type == "cuda" and precision != "fp32"
@@ -81,7 +92,7 @@ class Arithmetic:
         if self._steps != 2:
             yield
             return
-        with FlopCounter() as counter:
+        with self._uncompiled(), FlopCounter() as counter:
             yield
         self._flops_per_sample = counter.flops / samples
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,11 @@ import torch
 
 from lavislite.common import distributed
 from lavislite.common.errors import ConfigError, DataError
+from lavislite.common.loading import to_device
 from lavislite.datasets.loading import TrainLoader
 from lavislite.datasets.mixture import Mixture
+from lavislite.datasets.samples import collate
+from lavislite.datasets.workers import Parcel
 
 
 class Noisy:
@@ -112,6 +117,78 @@ def test_closing_early_ends_the_workers() -> None:
     next(batches)
     batches.close()
     assert multiprocessing.active_children() == []
+
+
+def test_workers_begin_before_the_first_batch_is_asked_for() -> None:
+    batches = make([Noisy(64)], num_workers=1).batches(0, 16)
+    assert len(multiprocessing.active_children()) == 1
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+class Tokens:
+    """As a model's tokens: a value of its own kind, which knows how to travel."""
+
+    def __init__(self, ids: torch.Tensor, made_by: int, device: str = "cpu") -> None:
+        self.ids, self.made_by, self.device = ids, made_by, device
+
+    def to(self, device: Any) -> Tokens:
+        return Tokens(self.ids, self.made_by, str(device))
+
+
+def tokenized(batch: dict[str, Any]) -> dict[str, Any]:
+    return {**batch, "text_tokens": Tokens(batch["index"] * 10, os.getpid())}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_prepared_where_they_are_loaded(workers: int) -> None:
+    loader = make([Noisy(8), Noisy(8)], num_workers=workers)
+    plain = load(loader, 0, 4)
+    loader.prepare = tokenized
+    batches = list(loader.batches(0, 4))
+    assert torch.equal(torch.stack([batch["image"] for batch in batches]), plain)
+    assert all(torch.equal(b["text_tokens"].ids, b["index"] * 10) for b in batches)
+    assert {b["text_tokens"].made_by == os.getpid() for b in batches} == {workers == 0}
+    moved = to_device({"in": [batches[0]["text_tokens"], "a text"]}, torch.device("meta"))
+    assert moved["in"][0].device == "meta"
+    assert moved["in"][1] == "a text"
+
+
+def test_small_tensors_travel_in_the_message_and_large_ones_in_shared_memory() -> None:
+    batch = {
+        "image": torch.rand(2, 3, 100, 100),
+        "index": torch.arange(2),
+        "nested": [{"scalar": torch.tensor(0.5), "half": torch.ones(3, dtype=torch.bfloat16)}],
+        "part": torch.arange(20_000)[:4],
+        "text_input": ["a cat", "a dog"],
+    }
+    found = ForkingPickler.loads(ForkingPickler.dumps(Parcel(batch)))
+    assert found["text_input"] == batch["text_input"]
+    nested = found["nested"][0]
+    sent = [(found[k], batch[k]) for k in ("image", "index", "part")]
+    sent += [(nested[k], batch["nested"][0][k]) for k in ("scalar", "half")]
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in sent)
+    shared = [found["image"], nested["half"]]
+    assert all(value.is_shared() for value in shared)
+    assert not any(v.is_shared() for v in (found["index"], found["part"], nested["scalar"]))
+    found["index"] += 1  # not a view of something read-only
+
+
+class Pixels(Noisy):
+    """Pictures large enough to lie in shared memory."""
+
+    def __getitem__(self, i: int) -> Any:
+        return {"image": torch.full((3, 64, 64), float(i)), "index": i}
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        return {**collate(samples), "shared": collate(samples)["image"].is_shared()}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_worker_stacks_pictures_in_shared_memory_at_once(workers: int) -> None:
+    for batch in make([Pixels(16)], num_workers=workers).batches(0, 2):
+        assert batch["shared"] == (workers == 1)
+        assert torch.equal(batch["image"][:, 0, 0, 0].long() % 16, batch["index"] % 16)
 
 
 def counts(mixture: Mixture) -> list[int]:

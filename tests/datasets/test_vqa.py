@@ -267,6 +267,27 @@ def test_questions_about_missing_pictures_are_left_out_of_evaluation(tmp_path: P
     assert [train[i] is None for i in range(4)] == [False, True, False, True]
 
 
+def test_questions_by_picture_those_with_long_questions_first(tmp_path: Path) -> None:
+    asked = [
+        ("0", "a"),
+        ("1", "what is it"),
+        ("0", "it"),
+        ("2", "what"),
+        ("1", "b"),
+        ("9", "x" * 99),
+    ]
+    rows = [
+        {"image": f"{image}.jpg", "question": question, "answer": "x"} for image, question in asked
+    ]
+    data = records(tmp_path, rows, max_bad_fraction=0.5)
+    names = [Path(data.annotation(i)["image"]).name for i in range(len(data))]
+    assert names == ["0.jpg", "1.jpg", "0.jpg", "2.jpg", "1.jpg"]
+    assert data.by_picture() == [[1, 4], [3], [0, 2]]
+    sample = data[2]
+    assert {"image": sample.pop("image"), **data.question(2)}.keys() == {"image", *sample}
+    assert data.question(2) == sample
+
+
 def test_missing_pictures_say_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lavislite download coco_vqa"):
         official(tmp_path, images=str(tmp_path / "nowhere"))

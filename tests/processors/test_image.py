@@ -122,6 +122,44 @@ def test_reduced_decoding_changes_the_picture_little() -> None:
         assert (reduced - exact).abs().mean() < 0.05
 
 
+def photo(width: int, height: int, seed: int) -> Image.Image:
+    """Coarse and fine structure, and noise, as in a photograph."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(0, 4, (height, width, 3))
+    for grain, weight in ((4, 0.5), (30, 0.3), (120, 0.2)):
+        field = noise(grain, grain, seed).resize((width, height), Image.Resampling.BICUBIC)
+        pixels += weight * np.asarray(field)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("side", [96, 224])
+def test_large_crops_are_pillows_to_one_level_in_255(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a JPEG's quality setting, or another version of Pillow, changes."""
+    process = build_processor({"name": "blip2_image_train", "image_size": side})
+    deviation = []
+    for seed, size in enumerate([(640, 480), (480, 640), (500, 333), (230, 200), (1024, 700)]):
+        image, results = photo(*size, seed), []
+        for vectors in (True, False):  # False: as on a processor without them
+            monkeypatch.setattr("lavislite.processors.image._VECTORS", vectors)
+            torch.manual_seed(seed)
+            results.append(process(image) * torch.tensor(CLIP_STD).view(3, 1, 1) * 255)
+        deviation.append((results[0] - results[1]).abs())
+    assert max(float(d.max()) for d in deviation) < 1.5
+    assert max(float((d > 0.5).float().mean()) for d in deviation) < 0.02
+
+
+def test_small_crops_are_pillows_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = build_processor({"name": "blip_image_train", "image_size": 64})
+    results = []
+    for vectors in (True, False):
+        monkeypatch.setattr("lavislite.processors.image._VECTORS", vectors)
+        torch.manual_seed(5)
+        results.append(process(photo(72, 64, 1)))
+    assert torch.equal(*results)
+
+
 def test_evaluation_never_decodes_reduced() -> None:
     lazy = jpeg(smooth(800, 600))
     process = build_processor({"name": "blip_image_eval", "image_size": 32})

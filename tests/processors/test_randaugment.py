@@ -86,6 +86,39 @@ def test_half_of_the_operations_are_applied() -> None:
     assert 130 < changed < 230  # one half, less the share of Identity
 
 
+def channels_apart(image: np.ndarray) -> np.ndarray:
+    """The same picture, its channels one after the other in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(image, -1, 0)), 0, -1)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_layout_in_memory_does_not_matter(name: str) -> None:
+    flat = np.full((5, 9, 3), 7, dtype=np.uint8)
+    for image in (PIXELS["input"], flat, PIXELS["input"][:1, :1], PIXELS["input"][:3, :40]):
+        for level in (3, 5, 9):
+            one, other = (OPS[name](x, level, -1.0) for x in (image, channels_apart(image)))
+            assert one.dtype == np.uint8
+            assert np.array_equal(one, other)
+
+
+def test_all_channels_and_pixels_are_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A histogram and a gather for a picture; a shift by whole pixels needs no gather at all."""
+    calls: list[int] = []
+    count, sources = np.bincount, randaugment._sources
+    monkeypatch.setattr(np, "bincount", lambda x, **k: calls.append(x.size) or count(x, **k))
+    image = PIXELS["input"]
+    randaugment.equalize(image)
+    assert calls == [image.size]
+    height, width = image.shape[:2]
+    assert len(sources(height, width, (1.0, 0.15, 0.0, 0.0, 1.0, 0.0))[1]) == 2  # a shear
+    assert len(sources(height, width, (0.96, 0.26, -3.0, -0.26, 0.96, 4.0))[1]) == 4
+    monkeypatch.setattr(randaugment, "_sources", None)
+    moved = randaugment.translate_x(image, 5.0)
+    assert np.array_equal(moved[:, :-5], image[:, 5:])
+    assert (moved[:, -5:] == randaugment.FILL).all()
+    assert (randaugment.translate_y(image, -200.0) == randaugment.FILL).all()
+
+
 def test_input_is_left_alone() -> None:
     image = PIXELS["input"].copy()
     for apply in OPS.values():

@@ -47,6 +47,52 @@ def test_a_resumed_run_counts_only_its_own_samples(monkeypatch: pytest.MonkeyPat
     assert watch.read(1040)["samples_per_second"] == 20.0
 
 
+def test_data_wait_is_the_share_of_the_time_spent_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Stopwatch()
+    for wait, compute in ((0.5, 1.5), (0.0, 2.0)):
+        with watch.waiting():
+            now[0] += wait
+        now[0] += compute
+    with watch.paused():
+        now[0] += 100.0  # an evaluation is no part of the interval
+    assert watch.read(8) == {"samples_per_second": 2.0, "data_wait": 0.125}
+    now[0] += 1.0
+    assert watch.read(8)["data_wait"] == 0.0
+
+
+class Event_:
+    """A CUDA event of a GPU that has work until `busy_until`, on a clock of the test's."""
+
+    now, busy_until = 0.0, 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.time = max(self.now, self.busy_until)
+
+    def synchronize(self) -> None:
+        assert self.now >= self.time
+
+    def elapsed_time(self, later: Event_) -> float:
+        return (later.time - self.time) * 1e3
+
+
+def test_a_gpu_that_still_works_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", Event_)
+    monkeypatch.setattr("time.perf_counter", lambda: Event_.now)
+    Event_.now = 0.0
+    watch = Stopwatch(torch.device("cuda"))
+    for begin, data_there, busy_until in ((0, 3, 2), (3, 4, 10), (5, 9, 10)):
+        Event_.now, Event_.busy_until = float(begin), float(busy_until)
+        with watch.waiting():
+            Event_.now = float(data_there)
+    Event_.now = 10.0
+    assert watch.read(1)["data_wait"] == 0.1  # from 2 to 3; while the host waited to 4 and 9: busy
+
+
 def test_events_are_rows_and_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = RunLog(tmp_path, tensorboard=False, total_steps=9)
     log.tell(
