@@ -15,6 +15,7 @@ from lavislite.metrics.aokvqa import direct_answer_score
 from lavislite.metrics.vqa import answer_text, normalize_answer
 from lavislite.tasks.answers import Measure, Types, accuracy_table, has_answers
 from lavislite.tasks.base import Row
+from lavislite.tasks.pictures import part_of
 from lavislite.tasks.vqa import Candidates, VQATask
 from lavislite.tasks.vqa_config import VQAConfig, check_name
 
@@ -72,7 +73,7 @@ class AOKVQATask(VQATask):
         if self.cfg.multiple_choice == "nearest":
             answers = [nearest(said["prediction"][b], choices[b]) for b in asked]
         else:
-            part = _part(samples, asked)
+            part = part_of(samples, asked)
             answers = self.predict_answers(model, part, offered) if asked else []
         chosen: list[str | None] = [None] * len(choices)
         for b, answer in zip(asked, answers, strict=True):
@@ -159,14 +160,3 @@ def _choices(row: Mapping[str, Any]) -> list[str]:
 
 def _right(row: Row) -> str:
     return _choices(row)[row["details"]["correct_choice_idx"]]
-
-
-def _part(samples: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """Some samples of a batch of tensors and lists."""
-    if len(kept) == len(samples["text_input"]):
-        return dict(samples)
-    return {
-        key: value[list(kept)] if hasattr(value, "shape") else [value[b] for b in kept]
-        for key, value in samples.items()
-        if key in ("image", "text_input", "caption", "index")
-    }

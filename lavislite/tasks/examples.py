@@ -15,7 +15,7 @@ from torch import Tensor
 from lavislite.common.evaluation import EvalContext
 from lavislite.common.loading import to_device
 from lavislite.tasks.base import Row, split_name
-from lavislite.tasks.ranking import Gallery, fuse, score_pairs, similarity
+from lavislite.tasks.ranking import Gallery, Matcher, fuse, similarity
 
 if TYPE_CHECKING:
     from lavislite.tasks.retrieval import RetrievalConfig
@@ -99,15 +99,8 @@ def retrieval_examples(
     scores = itc.gather(1, best)
     if cfg.rerank:
         image = torch.arange(len(best)).repeat_interleave(best.shape[1])
-        itm = score_pairs(
-            model,
-            embedded.image_embeds,
-            image,
-            best.flatten(),
-            texts,
-            ctx,
-            cfg.rerank_batch_size,
-        )
+        matcher = Matcher(model, texts, ctx, cfg.rerank_batch_size)
+        itm = matcher(embedded.image_embeds, image, best.flatten())
         scores = fuse(itm.view_as(scores), scores, cfg.rerank_score, model)
     top = scores.topk(min(n_captions, scores.shape[1]), dim=1)
     best = best.gather(1, top.indices)

@@ -23,6 +23,8 @@ from lavislite.common.loading import batch_indices, evaluation_batches, own_numb
 from lavislite.tasks.base import Row, gather_rows, split_name
 
 RERANK_SCORES = ("itm+itc", "itm+itc/temp", "itm")
+# For so many pairs a model need not copy what it knows about their image.
+PAIRS_IN_A_ROW = 16
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def embed_images(
 def embed_texts(
     model: Any, texts: Sequence[str], ctx: EvalContext, batch_size: int, dataset: Any
 ) -> Tensor:
-    """Features [M, E] of all texts; each process computes its share."""
-    batches = batch_indices(len(texts), batch_size)
+    """Features [M, E] of all texts; each process computes its share, of texts of one length."""
+    order = sorted(range(len(texts)), key=lambda t: len(texts[t]))
+    batches = batch_indices(len(texts), batch_size, order=order)
     rows: list[Row] = []
     own = own_numbers(len(batches))
     for k in progress_bar(own, ctx, f"{split_name(dataset)} texts"):
@@ -105,7 +108,8 @@ def embed_texts(
             features = model.embed_text([texts[t] for t in batches[k]])
         rows.append({"batch": k, "features": features.float().cpu().numpy()})
     rows = gather_rows(rows, "batch", range(len(batches)), dataset)
-    return torch.from_numpy(np.concatenate([row["features"] for row in rows])).to(ctx.device)
+    features = torch.from_numpy(np.concatenate([row["features"] for row in rows]))
+    return features[torch.tensor(order).argsort()].to(ctx.device)
 
 
 def similarity(image_feats: Tensor, text_feats: Tensor) -> Tensor:
@@ -146,14 +150,65 @@ class Candidates:
         return wanted
 
 
+class Matcher:
+    """The matching head on pairs of images and texts of a gallery.
+
+    Models that offer ``text_gallery(texts)``, whose result knows the ``lengths`` [M] of the texts
+    in tokens, and ``score_gallery(memory, image_index, gallery, text_index)`` tokenize each text
+    once; of others, ``score_itm(memory, image_index, texts)`` is asked.
+    """
+
+    def __init__(
+        self, model: Any, texts: Sequence[str], ctx: EvalContext, pairs_per_forward: int
+    ) -> None:
+        self.model, self.texts, self.ctx = model, texts, ctx
+        self.pairs_per_forward = pairs_per_forward
+        self.gallery = model.text_gallery(texts) if hasattr(model, "text_gallery") else None
+        known = None if self.gallery is None else self.gallery.lengths
+        self.lengths = torch.tensor(list(map(len, texts))) if known is None else known
+
+    def __call__(self, image_embeds: Tensor, image: Tensor, text: Tensor) -> Tensor:
+        """Logits [P] of pairs, on the host.
+
+        Args:
+            image_embeds: [b, T, D], the tokens of the images of one batch.
+            image: LongTensor [P] into the batch.
+            text: LongTensor [P] into the texts.
+        """
+        if not len(image):
+            return torch.empty(0)
+        order = order_of_pairs(image, self.lengths[text], self.pairs_per_forward)
+        with self.ctx.autocast():
+            tokens = image_embeds.to(self.ctx.device, non_blocking=True)
+            memory = self.model.image_memory(tokens)
+            parts = order.split(self.pairs_per_forward)
+            logits = [self._score(memory, image[part], text[part]) for part in parts]
+        scores = torch.empty(len(image))
+        scores[order] = torch.cat(logits).float().cpu()
+        return scores
+
+    def _score(self, memory: Any, image: Tensor, text: Tensor) -> Tensor:
+        if self.gallery is not None:
+            return self.model.score_gallery(memory, image, self.gallery, text)
+        texts = [self.texts[t] for t in text.tolist()]
+        return self.model.score_itm(memory, image.to(self.ctx.device), texts)
+
+
+def order_of_pairs(image: Tensor, length: Tensor, pairs_per_forward: int) -> Tensor:
+    """In which order pairs [P] are scored, so many at a time.
+
+    Texts of about one length together: hardly any padding. Among these, an image's pairs together,
+    `PAIRS_IN_A_ROW` and more of them if there are enough.
+    """
+    alike = PAIRS_IN_A_ROW * len(image.unique())
+    if 2 * alike > len(image):
+        alike = pairs_per_forward
+    parts = torch.argsort(length, stable=True).split(max(alike, pairs_per_forward))
+    return torch.cat([part[torch.argsort(image[part], stable=True)] for part in parts])
+
+
 def match_scores(
-    model: Any,
-    own: dict[int, ImageBatch],
-    wanted: Tensor,
-    texts: Sequence[str],
-    ctx: EvalContext,
-    pairs_per_forward: int,
-    dataset: Any,
+    matcher: Matcher, own: dict[int, ImageBatch], wanted: Tensor, dataset: Any
 ) -> Tensor:
     """The matching head's logit for each wanted pair.
 
@@ -165,53 +220,16 @@ def match_scores(
         [N, M] float32 on the host, NaN where not wanted; the same on every process.
     """
     rows: list[Row] = []
-    for k, batch in progress_bar(own.items(), ctx, f"{split_name(dataset)} re-ranking"):
+    for k, batch in progress_bar(own.items(), matcher.ctx, f"{split_name(dataset)} re-ranking"):
         image, text = wanted[batch.index].nonzero(as_tuple=True)
-        scores = score_pairs(model, batch.image_embeds, image, text, texts, ctx, pairs_per_forward)
+        scores = matcher(batch.image_embeds, image, text)
         place = (np.asarray(batch.index, dtype=np.int32)[image], text.numpy().astype(np.int32))
         rows.append({"batch": k, "place": place, "scores": scores.numpy()})
-    n_batches = len(batch_indices(len(wanted), ctx.batch_size))
+    n_batches = len(batch_indices(len(wanted), matcher.ctx.batch_size))
     found = np.full(tuple(wanted.shape), np.nan, dtype=np.float32)
     for row in gather_rows(rows, "batch", range(n_batches), dataset):
         found[row["place"]] = row["scores"]
     return torch.from_numpy(found)
-
-
-def score_pairs(
-    model: Any,
-    image_embeds: Tensor,
-    image: Tensor,
-    text: Tensor,
-    texts: Sequence[str],
-    ctx: EvalContext,
-    pairs_per_forward: int,
-) -> Tensor:
-    """Matching logits [P] of pairs between the images of one batch and texts.
-
-    Args:
-        image_embeds: [b, T, D], the images' tokens.
-        image: LongTensor [P] into the batch.
-        text: LongTensor [P] into `texts`.
-    """
-    if not len(image):
-        return torch.empty(0)
-    # Texts of one length together: hardly any padding. Within a forward, an image's pairs together.
-    length = torch.tensor([len(texts[t]) for t in text.tolist()])
-    order = torch.argsort(length, stable=True)
-    parts = [
-        part[torch.argsort(image[part], stable=True)] for part in order.split(pairs_per_forward)
-    ]
-    with ctx.autocast():
-        memory = model.image_memory(image_embeds.to(ctx.device, non_blocking=True))
-        logits = [
-            model.score_itm(
-                memory, image[part].to(ctx.device), [texts[t] for t in text[part].tolist()]
-            )
-            for part in parts
-        ]
-    scores = torch.empty(len(image))
-    scores[torch.cat(parts)] = torch.cat(logits).float().cpu()
-    return scores
 
 
 def fuse(itm: Tensor, itc: Tensor, how: str, model: Any) -> Tensor:

@@ -29,6 +29,7 @@ from lavislite.tasks.ranking import (
     RERANK_SCORES,
     Candidates,
     Gallery,
+    Matcher,
     embed_images,
     embed_texts,
     fuse,
@@ -59,8 +60,8 @@ class RetrievalTask(Task):
     """Fine-tuning with the model's own losses, evaluation by recall.
 
     Models offer ``embed_image(images) -> .image_feats [B, Q, E], .image_embeds [B, T, D]`` and
-    ``embed_text(texts) -> [N, E]``; for re-ranking also ``image_memory(image_embeds)`` and
-    ``score_itm(memory, image_index [P], texts) -> [P]``.
+    ``embed_text(texts) -> [N, E]``; for re-ranking also ``image_memory(image_embeds)``,
+    ``score_itm(memory, image_index [P], texts) -> [P]``, and what else a `Matcher` can use.
     """
 
     Config = RetrievalConfig
@@ -133,7 +134,8 @@ def evaluate_retrieval(
     if cfg.rerank:
         _report_clamping(cfg.k_test, gallery, dataset)
         wanted = candidates.pairs((len(itc), itc.shape[1]))
-        itm = match_scores(model, own, wanted, gallery.texts, ctx, cfg.rerank_batch_size, dataset)
+        matcher = Matcher(model, gallery.texts, ctx, cfg.rerank_batch_size)
+        itm = match_scores(matcher, own, wanted, dataset)
         fused = fuse(itm, itc, cfg.rerank_score, model)
     where = split_name(dataset)
     with warnings.catch_warnings(record=True) as found:

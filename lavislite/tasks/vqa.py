@@ -11,7 +11,7 @@ from lavislite.common import catalog
 from lavislite.common.errors import ConfigError
 from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.io import read_json
-from lavislite.common.loading import batch_indices, evaluation_batches
+from lavislite.common.loading import evaluation_batches
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
 from lavislite.common.transfer import fetch
@@ -28,8 +28,16 @@ from lavislite.tasks.answers import (
     vqa_score,
 )
 from lavislite.tasks.base import Row, Task, evaluating, gather_rows, split_name
-from lavislite.tasks.baselines import OtherImages, answer_counts, most_frequent
+from lavislite.tasks.baselines import answer_counts, most_frequent
 from lavislite.tasks.examples import Remembered, load, verdict
+from lavislite.tasks.pictures import (
+    OTHER,
+    PICTURES,
+    question_batches,
+    seen,
+    with_pictures,
+    without_pictures,
+)
 from lavislite.tasks.prompts import QuestionPrompt
 from lavislite.tasks.vqa_config import VQAConfig
 
@@ -161,8 +169,8 @@ class VQATask(Task):
     def _answered(self, model: Any, dataset: Any, ctx: EvalContext) -> list[Row]:
         """``index`` and answers of the model and each baseline but "majority", in order."""
         candidates = self._candidates(dataset)
-        source = OtherImages(dataset) if "other_image" in self.cfg.baselines else dataset
-        batches = batch_indices(len(dataset), ctx.batch_size, ctx.limit_batches)
+        source = with_pictures(dataset, others=OTHER in self.cfg.baselines)
+        batches = question_batches(dataset, ctx.batch_size, ctx.limit_batches)
         rows: list[Row] = []
         with evaluating(model):
             for _, samples in evaluation_batches(source, ctx, batches, split_name(dataset)):
@@ -170,20 +178,21 @@ class VQATask(Task):
                     said = self._said(model, dataset, samples, candidates)
                 for b, index in enumerate(samples["index"].tolist()):
                     rows.append({"index": index, **{key: said[key][b] for key in said}})
-        return gather_rows(rows, "index", [i for batch in batches for i in batch], dataset)
+        return gather_rows(rows, "index", sorted(i for b in batches for i in b), dataset)
 
     def _said(
         self, model: Any, dataset: Any, samples: dict[str, Any], candidates: Candidates | None
     ) -> dict[str, list[Any]]:
         """What the model says to a batch, and what it says as each baseline."""
-        said = self.ask(model, dataset, samples, candidates)
+        own = without_pictures(samples) | seen(model, samples)
+        said = self.ask(model, dataset, own, candidates)
         bare = {key: samples[key] for key in ("text_input", "index")}
         for baseline in self.cfg.baselines:
             if baseline == "majority":
                 continue
             given = dict(bare)
-            if baseline == "other_image":
-                given["image"] = samples["other_image"]
+            if baseline == OTHER:
+                given |= seen(model, samples, OTHER)
             elif baseline == "caption":
                 given["caption"] = [dataset.true_caption(i) for i in samples["index"].tolist()]
             answers = self.ask(model, dataset, given, candidates)
@@ -197,7 +206,7 @@ class VQATask(Task):
 
         Args:
             samples: ``text_input`` (bare questions), ``index``, and if they are to be used
-                ``image`` and ``caption``.
+                ``caption`` and the pictures, in one of the forms of `seen`.
         """
         del dataset  # for subclasses
         return {"prediction": self.predict_answers(model, samples, candidates)}
@@ -210,9 +219,9 @@ class VQATask(Task):
         options: dict[str, Any] = {} if candidates is None else {"answer_list": candidates}
         if cfg.length_penalty is not None:
             options["length_penalty"] = cfg.length_penalty
-        seen = {key: samples[key] for key in ("image", "text_input") if key in samples}
+        given = {key: samples[key] for key in (*PICTURES, "text_input") if key in samples}
         return model.predict_answers(
-            self.prompt.samples(seen, samples.get("caption")),
+            self.prompt.samples(given, samples.get("caption")),
             num_beams=cfg.num_beams,
             inference_method="generate" if candidates is None else "rank",
             max_len=cfg.max_len,
