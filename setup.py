@@ -11,9 +11,11 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.10",
         "peft>=0.15",
+        "torchao>=0.18",
     ],
     "bnb": ["accelerate>=1.0", "bitsandbytes>=0.43"],
     "lora": ["peft>=0.15"],
+    "quantization": ["torchao>=0.18"],
     "s3": ["s3fs>=2024.2"],
 }
 

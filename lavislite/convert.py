@@ -94,11 +94,13 @@ def _write_lavis(source: Source, dest: Path, dtype: torch.dtype | None) -> Path:
     """One file as LAVIS writes it, with all weights, frozen ones too."""
     from lavislite.models.blip2.hf_export import require_free
     from lavislite.models.blip2.hf_tokens import vocabulary_file
+    from lavislite.models.quantize import check_whole
 
     if dest.suffix not in (".pth", ".pt"):
         raise UserError(f"{dest}: LAVIS's format is one file; name it *.pth.")
     require_free(dest)
     model = source.model
+    check_whole(model)
     config: dict[str, Any] = {"model": asdict(model.cfg)}
     if model.tokenizer is not None:  # one made from data exists nowhere else
         config["vocabulary"] = vocabulary_file(model.tokenizer, len(model.tokenizer))

@@ -145,3 +145,44 @@ def test_fault_injection_sees_a_difference_in_a_single_bit() -> None:
     assert list(differences(one, other)) == ["/state/a", "/steps (2 and 3 entries)"]
     row = {"event": "train", "step": 1, "loss": 2.0}
     assert values([{**row, "seconds": 3.0}, {"event": "start", "step": 0}]) == [row]
+
+
+def test_data_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import data_rate
+
+    figures, small = tmp_path / "rate.json", data_rate.Kind("small", 40, 30, 16)
+    monkeypatch.setattr(data_rate, "KINDS", (small,))
+    monkeypatch.setattr(data_rate, "ROUNDS", (1, 1))
+    assert data_rate.main(["--quick", "--rate", "123", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())["small"]
+    assert found["train"]["ratio"] > 0
+    assert found["loader_cores_for_images_per_second"]["123.0"] > 0
+    assert "small, RandAugment alone" in capsys.readouterr().out
+
+
+def test_startup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import startup
+
+    monkeypatch.setattr(startup, "first_step_seconds", lambda *_: 7.125)
+    monkeypatch.setattr(startup, "seconds_of", lambda _: 0.25)
+    assert startup.main(["--quick"]) == 0
+    shown = capsys.readouterr().out
+    assert "first step of stage 1, cached       7.125    15.0  0.250 (import torch)" in shown
+    assert "as shipped" not in shown
+
+
+def test_feature_cache(tmp_path: Path) -> None:
+    import feature_cache
+
+    figures = tmp_path / "features.json"
+    small = ["--divide", "16", "--layers", "6", "--batch-size", "2", "--quick"]
+    assert feature_cache.main([*small, "--threads", "1", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    work = found["gflop_per_picture"]
+    assert found["gflop_ratio"] == pytest.approx(work["uncached"] / work["cached"], rel=0.05)
+    assert found["gflop_ratio"] > 1.2
+    errors = [found["stored"][dtype]["relative_error"] for dtype in ("fp32", "bf16", "int8")]
+    assert errors == sorted(errors)
+    assert errors[0] == 0 < errors[2] < 0.02

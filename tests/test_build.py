@@ -81,6 +81,15 @@ def test_the_model_follows_from_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(first.line[0].weight, other.line[0].weight)
 
 
+def test_the_models_text_preparer_works_where_batches_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = lambda batch: {**batch, "text_tokens": len(batch["x"])}  # noqa: E731
+    monkeypatch.setattr("lavislite.models.base.BaseModel.text_preparer", lambda _: prepare)
+    runner = build.build_runner(make(tmp_path))
+    assert next(runner.data.batches(0, 1))["text_tokens"] == 8
+
+
 def test_a_dry_run_leaves_nothing(tmp_path: Path) -> None:
     runner = build.build_runner(make(tmp_path), dry_run=True)
     found = runner.dry_run()

@@ -1,10 +1,11 @@
-"""Tensors of which every process may hold only a part (FSDP2's DTensors), and ordinary ones."""
+"""Tensors of which every process may hold only a part (FSDP2's DTensors), and other odd ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -20,3 +21,8 @@ def part_like(tensor: Tensor, own: Any) -> Tensor:
 
     tensor = tensor.to(device=own.device, dtype=own.dtype)
     return distribute_tensor(tensor, own.device_mesh, own.placements, src_data_rank=None)
+
+
+def is_quantized(tensor: Tensor) -> bool:
+    """Its numbers are kept in 8 bits, with scales, by a tensor class of another library."""
+    return is_traceable_wrapper_subclass(tensor) and not hasattr(tensor, "full_tensor")

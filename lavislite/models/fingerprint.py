@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+
+_KEPT = "fingerprint_of_whole_weights"
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -22,3 +24,13 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
             some: Sequence[float] = tensor.detach().flatten()[::step][:8].bfloat16().tolist()
             digest.update(" ".join(f"{value:.3e}" for value in some).encode())
     return digest.hexdigest()
+
+
+def keep_fingerprint(module: nn.Module, digits: str) -> None:
+    """Let `kept_fingerprint` be `digits`: the weights are about to be stored in another way."""
+    setattr(module, _KEPT, digits)
+
+
+def kept_fingerprint(module: nn.Module) -> str | None:
+    """What `keep_fingerprint` was told, if it was."""
+    return getattr(module, _KEPT, None)

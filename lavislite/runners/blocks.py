@@ -31,21 +31,23 @@ def blocks_of(tower: nn.Module) -> list[nn.Module]:
     return [block for child in tower.children() for block in blocks_of(child)]
 
 
-def checkpoint_activations(model: Any, mode: str) -> None:
+def checkpoint_activations(model: Any, mode: str, *, compiled: bool = False) -> None:
     """Make `model` keep less for the backward pass, as ``run.activation_checkpointing`` says.
 
     Args:
         mode: "none"; "recompute" computes every layer again; "offload" does and lets the inputs of
             the layers wait in host memory.
+        compiled: the layers' `forward` is compiled already.
     """
     if mode == "none":
         return
     offload = mode == "offload"
     for tower in towers_of(model):
         for block in blocks_of(tower):
-            if any(p.requires_grad for p in block.parameters()):
+            if compiled or any(p.requires_grad for p in block.parameters()):
                 # Not fairscale's: it starts a backward pass within the backward pass, in which DDP
-                # sees gradients of parameters it does not expect.
+                # sees gradients of parameters it does not expect; and it calls the class's own
+                # `forward`, which is not compiled.
                 block.forward = partial(recomputed, block.forward, offload=offload)
             else:
                 _checkpoint_frozen(block, offload=offload)

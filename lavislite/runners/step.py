@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from lavislite.common.errors import TrainingError
 from lavislite.common.loading import to_device
 from lavislite.common.schema import RunConfig
 from lavislite.runners.blocks import checkpoint_activations
+from lavislite.runners.compile import compile_layers
 from lavislite.runners.guard import Event, FiniteGuard
 from lavislite.runners.log import Meter
 from lavislite.runners.optim import make_optimizer, parameters, set_lr
@@ -39,7 +40,8 @@ class TrainStep:
         record_id: Callable[[int], str],
     ) -> None:
         self.cfg, self.task, self.device, self.autocast = cfg, task, device, autocast
-        checkpoint_activations(model, cfg.activation_checkpointing)
+        self.compiled = compile_layers(model, cfg, device)
+        checkpoint_activations(model, cfg.activation_checkpointing, compiled=self.compiled.on)
         unused = cfg.find_unused_parameters or getattr(model, "leaves_parameters_unused", False)
         self.strategy = make_strategy(
             model, device, name=cfg.strategy, find_unused_parameters=unused
@@ -52,7 +54,7 @@ class TrainStep:
         )
         self.meter = Meter()
         self.samples = 0
-        self.arithmetic = Arithmetic(device, precision)
+        self.arithmetic = Arithmetic(device, precision, uncompiled=self.compiled.paused)
         self._parameters = parameters(self.optimizer)
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
 
@@ -66,7 +68,7 @@ class TrainStep:
         """
         set_lr(self.optimizer, lr)
         statistics = _running_statistics(self._norms)
-        with self.arithmetic.counted(sum(map(_size, micro_batches))):
+        with self.compiled.step(), self.arithmetic.counted(sum(map(_size, micro_batches))):
             found = [
                 self._backward(batch, len(micro_batches), last=i == len(micro_batches) - 1)
                 for i, batch in enumerate(micro_batches)
@@ -107,12 +109,19 @@ class TrainStep:
             TrainingError: a loss or gradient was not finite, once more often than allowed.
         """
         self.guard.check()
+        self.compiled.look()
         means = self.meter.read()
         if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
             raise TrainingError(
                 "fp16 gradients overflow at every scale. Use run.precision=bf16 or fp32."
             )
         return means | ({"skipped": self.guard.skipped} if self.cfg.skip_nonfinite else {})
+
+    @contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Surrounds what else calls the model; see `SingleProcess.whole_model`. Not compiled."""
+        with self.strategy.whole_model(), self.compiled.paused():
+            yield
 
     def events(self) -> list[Event]:
         """Steps left out, and gradient spikes, since the last call; see `FiniteGuard.events`."""

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lavislite.common import distributed
 from lavislite.common.errors import ConfigError
-from lavislite.common.sharded import part_like, whole
+from lavislite.common.sharded import is_quantized, part_like, whole
 
 State = dict[str, Tensor]
 
@@ -119,6 +119,9 @@ class DataParallel(SingleProcess):
         self, model: nn.Module, device: torch.device, *, find_unused_parameters: bool
     ) -> None:
         super().__init__(model, device)
+        # Alike on all processes, as all that is frozen; and DDP could not send them.
+        skipped = [n for n, p in self.unwrapped.named_parameters() if is_quantized(p)]
+        _leave_out(self.unwrapped, skipped)
         self._ddp = nn.parallel.DistributedDataParallel(
             self.unwrapped,
             gradient_as_bucket_view=True,
@@ -167,12 +170,22 @@ def make_strategy(
     """
     name = resolve_strategy(name, device)
     if name == "fsdp":
+        if any(map(is_quantized, model.parameters())):
+            raise ConfigError(
+                "run.strategy: fsdp cannot divide quantised weights. Use ddp, or set quantization "
+                "of model.vision and model.language to null."
+            )
         from lavislite.runners.sharding import Sharded
 
         return Sharded(model, device)
     if name == "ddp":
         return DataParallel(model, device, find_unused_parameters=find_unused_parameters)
     return SingleProcess(model, device)
+
+
+def _leave_out(model: nn.Module, names: list[str]) -> None:
+    ignore = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(model, names)
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -275,3 +275,30 @@ def test_flops_are_torchs_own_and_counting_changes_no_result() -> None:
     for k in range(2):
         uncounted(k, 0.1, [batch(0, 1), batch(2, 3)])
     assert_equal(step.strategy.unwrapped.state_dict(), uncounted.strategy.unwrapped.state_dict())
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_never_waits_for_it() -> None:
+    device = torch.device("cuda")
+    step = TrainStep(
+        run_config(clip_grad_norm=1.0, accum_grad_iters=2),
+        task=Task(),
+        model=Model(dropout=0.5).to(device),
+        device=device,
+        precision="bf16",
+        autocast=make_autocast("bf16", device),
+        record_id=str,
+    )
+    batches = [
+        {name: x.cuda() if name != "index" else x for name, x in batch(*rows).items()}
+        for rows in ((0, 1), (2, 3))
+    ]
+    assert step.optimizer.defaults["fused"]
+    for number in range(2):  # buffers are set up, operations counted
+        step(number, 0.1, batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(2, 0.1, batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.read()["loss"] > 0

@@ -17,8 +17,8 @@ from lavislite.common import catalog
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.logging import get_logger
 from lavislite.common.registry import did_you_mean
-from lavislite.common.schema import Bounds, check_bounds
-from lavislite.models.fingerprint import fingerprint
+from lavislite.common.schema import Bounds, check_bounds, check_choice
+from lavislite.models.fingerprint import fingerprint, kept_fingerprint
 
 logger = get_logger(__name__)
 
@@ -32,6 +32,7 @@ NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
 }
 LARGE = 100_000_000  # parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTIZATIONS = ("int8", "fp8")
 
 
 @dataclass
@@ -39,7 +40,10 @@ class VisionConfig:
     """Which image encoder, and how much of it.
 
     name: a registered name, ``timm:<name>``, or ``hf:<hub id or folder>``.
-    precision: compute dtype of a frozen backbone: fp32, bf16 or fp16; auto is bf16 on CUDA.
+    precision: compute dtype of a frozen backbone: fp32, bf16 or fp16; auto is bf16 on CUDA and fp32
+        elsewhere.
+    quantization: of a frozen backbone: "int8" or "fp8" (GPUs of compute capability 8.9), through
+        torchao; null for none.
     weights: null for the published ones, "none" for random ones, or a file, folder, URL or hub id.
     drop_blocks, final_norm: how many of the last blocks to leave out, and whether the norm after
         them stays; null is the backbone's own choice (BLIP-2's presets 1 and false, others 0 and
@@ -51,6 +55,7 @@ class VisionConfig:
     image_size: int = 224
     freeze: bool = True
     precision: str = "auto"
+    quantization: str | None = None
     weights: str | None = None
     drop_blocks: int | None = None
     final_norm: bool | None = None
@@ -66,6 +71,13 @@ class VisionConfig:
             "drop_path_rate": (0, 1),
         }
         check_bounds("model.vision", self, bounds)
+        if self.quantization is not None:
+            check_choice("model.vision.quantization", self.quantization, QUANTIZATIONS)
+            if not self.freeze:
+                raise ConfigError(
+                    f"model.vision.quantization: {self.quantization} is for a frozen backbone. Set "
+                    "it to null, or model.vision.freeze=true."
+                )
 
 
 class VisionBackbone(Protocol):
@@ -84,12 +96,16 @@ def build_vision(cfg: VisionConfig) -> nn.Module:
     """Build the backbone, try it on one image, freeze it if asked.
 
     In one that trains, parameters that the tokens do not depend on (pooling heads, mask tokens) are
-    frozen, because distributed training waits for their gradients.
+    frozen, because distributed training waits for their gradients. Weights are not quantised yet: a
+    checkpoint may bring others.
 
     Raises:
         UserError: unknown name, weights not to be had, a setting that the backbone does not take,
-            or an output of the wrong shape.
+            quantization that this machine cannot do, or an output of the wrong shape.
     """
+    from lavislite.models.quantize import require_quantization
+
+    require_quantization(cfg.quantization, "model.vision.quantization")
     dtype = _frozen_dtype(cfg)
     prefix, _, rest = cfg.name.partition(":")
     target = catalog.vision_backbones.get(prefix if rest else cfg.name)
@@ -260,4 +276,4 @@ def _is_machinery(file: str) -> bool:
 
 def vision_fingerprint(module: nn.Module) -> str:
     """Sixteen hexadecimal digits that name the backbone's weights: `fingerprint`."""
-    return fingerprint(module.state_dict())
+    return kept_fingerprint(module) or fingerprint(module.state_dict())
