@@ -1,40 +1,45 @@
-"""One training step of stage 1: operations, seconds by part, peak memory.
+"""One training step of stage 1: the original's way, ours, and ours with cached features.
 
     python benchmarks/stage1_step.py                    # the size below, fp32, 2 threads
-    python benchmarks/stage1_step.py --steps 9 --json benchmarks/results/stage1_step.json
+    python benchmarks/stage1_step.py --quick --json benchmarks/results/stage1_step.json
 
 Size: ViT 384 x 12 layers / 6 heads, 224 px, patch 16, frozen; Q-Former 384 x 12 / 6 heads, 32
 queries, vocabulary 30,523; captions of 8 to 15 words, max_txt_len 32; batch 16; dropout 0.1. The
 original implementation needs 952 GFLOP for this step, 147 of them in the vision forward (torch's
-FLOP counter).
+FLOP counter), and `peers/stage1.py`, the side "original", needs as many.
 
-Seconds on a shared machine drift: compare the operations, or ratios inside one run.
+The sides run in turn (A B C, A B C, ...), on the same weights; ratios are medians over the rounds.
+The floor is the operations over the rate of a matrix product, measured in the same rounds. The
+paper's size (ViT-g, Q-Former 768 x 12) is counted without being computed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from blueprint import BATCH, Blueprint
 from facts import facts
-from torch.utils.flop_counter import FlopCounterMode
+from peers.stage1 import peer_losses
+from side_by_side import Side, in_turn, medians, product_of, ratio, table
 
 from lavislite.models.blip2.qformer import QFormerConfig
 from lavislite.models.blip2.stage1 import Blip2Config, Blip2Qformer
 from lavislite.models.blip2.text import build_tokenizer
 from lavislite.models.vision.base import VisionConfig
 
-ORIGINAL_GFLOP = 952
+ORIGINAL_GFLOP, ORIGINAL_GFLOP_PAPER = 952, 755
 VOCABULARY = 30_522  # bert-base-uncased; [DEC] makes 30,523
-PARTS = ("vision", "qformer", "backward", "optimizer")
 
 
 def build_model(words: list[str], dropout: float) -> Blip2Qformer:
@@ -57,85 +62,39 @@ def build_model(words: list[str], dropout: float) -> Blip2Qformer:
     return Blip2Qformer.from_config(config, tokenizer=tokenizer)
 
 
-def one_batch(words: list[str], batch_size: int, rng: random.Random) -> dict:
+def one_batch(words: list[str], batch_size: int, rng: random.Random) -> dict[str, Any]:
     captions = [" ".join(rng.choices(words, k=rng.randint(8, 15))) for _ in range(batch_size)]
     return {"image": torch.randn(batch_size, 3, 224, 224), "text_input": captions}
 
 
-class Stopwatch:
-    """Adds up seconds by part; `lap` closes the part that has been running."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._since = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] += now - self._since
-        self._since = now
-
-
-def train_step(model: Blip2Qformer, optimizer: torch.optim.Optimizer, samples: dict) -> Stopwatch:
-    watch = Stopwatch()
-    handle = model.visual_encoder.register_forward_hook(lambda *_: watch.lap("vision"))
-    loss = model(samples)["loss"]
-    handle.remove()
-    watch.lap("qformer")
-    loss.backward()
-    watch.lap("backward")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    watch.lap("optimizer")
-    return watch
-
-
-def count_operations(model: Blip2Qformer, samples: dict) -> dict[str, float]:
-    """GFLOP of one forward and backward: in all, and of the vision forward alone."""
-    with FlopCounterMode(display=False) as whole:
-        model(samples)["loss"].backward()
-    model.zero_grad(set_to_none=True)
-    with FlopCounterMode(display=False) as vision, torch.no_grad():
-        model.visual_encoder(samples["image"])
-    return {
-        "step": whole.get_total_flops() / 1e9,
-        "vision": vision.get_total_flops() / 1e9,
-    }
-
-
-def matmul_rate() -> float:
-    """GFLOP/s of a matrix product of the Q-Former's shape; operations over it are the floor."""
-    a, b = torch.randn(1024, 384), torch.randn(384, 1536)
-    torch.mm(a, b)
-    seconds = []
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - start)
-    return 2 * 1024 * 384 * 1536 / statistics.median(seconds) / 1e9
-
-
-def measure(args: argparse.Namespace) -> dict:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    rng = random.Random(0)
     words = [f"w{index}" for index in range(VOCABULARY - 5)]
     model = build_model(words, args.dropout).train()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
-
-    batches = [one_batch(words, args.batch_size, rng) for _ in range(args.steps + 1)]
-    operations = count_operations(model, batches[0])
-    train_step(model, optimizer, batches[0])  # warm-up
-    rate = matmul_rate()
-    watches = [train_step(model, optimizer, batch) for batch in batches[1:]]
-    parts = {part: statistics.median(w.seconds[part] for w in watches) for part in PARTS}
-    total = statistics.median(sum(w.seconds.values()) for w in watches)
+    batch = one_batch(words, args.batch_size, random.Random(0))
+    cached = {k: v for k, v in batch.items() if k != "image"}
+    cached["image_features"] = model.tower_features(batch["image"])
+    sides = {
+        "original": Side(model, lambda samples: peer_losses(model, samples)["loss"], batch),
+        "ours": Side(model, lambda samples: model(samples)["loss"], batch, fused=True),
+        "cached": Side(model, lambda samples: model(samples)["loss"], cached, fused=True),
+    }
+    operations = {name: side.gflop() for name, side in sides.items()}
+    product, product_gflop = product_of()
+    works = {name: side.step for name, side in sides.items()}
+    seconds = in_turn({**works, "product": product}, args.steps)
+    rate = product_gflop / medians(seconds)["product"]
     return {
-        "gflop_step": round(operations["step"], 1),
-        "gflop_vision_forward": round(operations["vision"], 1),
+        "gflop": {name: round(value, 1) for name, value in operations.items()},
         "gflop_original": ORIGINAL_GFLOP,
-        "seconds_step": round(total, 3),
-        "seconds": {part: round(value, 3) for part, value in parts.items()},
-        "seconds_floor": round(operations["step"] / rate, 3),
+        "seconds": {name: medians(seconds)[name] for name in sides},
+        "seconds_floor": {name: round(value / rate, 3) for name, value in operations.items()},
+        "times_faster": {
+            f"{name} than original": round(ratio(seconds, "original", name), 2)
+            for name in ("ours", "cached")
+        },
+        "paper_gflop_per_image": paper(),
         "matmul_gflops_per_second": round(rate, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "batch_size": args.batch_size,
@@ -144,21 +103,48 @@ def measure(args: argparse.Namespace) -> dict:
     }
 
 
-def main() -> int:
+def paper() -> dict[str, float]:
+    """GFLOP per image at the paper's size: the frozen ViT-g, and all else."""
+    model = Blueprint(Blip2Config(), tokens=257)
+    found = {"tower": model.tower_gflop(), "rest": model.gflop(cached=True)}
+    per_image = {name: round(value / BATCH, 1) for name, value in found.items()}
+    return {
+        **per_image,
+        "whole": round(sum(per_image.values()), 1),
+        "original": ORIGINAL_GFLOP_PAPER,
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    rows = [["side", "GFLOP", "seconds", "floor"]]
+    for name, seconds in found["seconds"].items():
+        floor = found["seconds_floor"][name]
+        rows.append([name, f"{found['gflop'][name]:.0f}", f"{seconds:.2f}", f"{floor:.2f}"])
+    faster = (f"{name}: {value:.2f} x" for name, value in found["times_faster"].items())
+    size = ", ".join(
+        f"{name} {value:.0f}" for name, value in found["paper_gflop_per_image"].items()
+    )
+    return f"{table(rows)}\n\n{', '.join(faster)}\nGFLOP per image at the paper's size: {size}"
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=5, help="timed steps (default 5)")
+    parser.add_argument("--steps", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--quick", action="store_true", help="three rounds")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
-    result = measure(args)
-    print(json.dumps(result, indent=2))
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.steps = 3
+    found = measure(args)
+    print(report(found))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
