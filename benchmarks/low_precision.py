@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, str]] = {
     "int8 + bf16": {"precision": "bf16", "quantization": "int8"},
     "fp8 + bf16": {"precision": "bf16", "quantization": "fp8"},
 }
-METRICS = ("r_mean", "itc_r_mean", "txt_r1", "img_r1", "overall", "agg_metrics")
+METRICS = ("r_mean", "itc_r_mean", "txt_r1", "img_r1", "agg_metrics", "acc")
 
 
 def kinds() -> dict[str, dict[str, str]]:

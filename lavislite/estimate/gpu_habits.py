@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lavislite.estimate.replaced import replaced
+from lavislite.models.blip2 import dropout
 
 # Autocast on CUDA computes these in float32, autocast on a CPU does not.
 _IN_FLOAT32 = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy", "nll_loss")
@@ -32,6 +33,7 @@ def gpu_habits() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(F, in_float32 | fused))
         stack.enter_context(replaced(torch, bare))
+        stack.enter_context(replaced(dropout, {"draws_singly": lambda _: False}))
         yield
 
 

@@ -62,8 +62,8 @@ class Compilation:
             why = " ".join(str(error).split("\n\n")[0].split())[:300]
             raise TrainingError(
                 f"run.compile: a layer cannot be compiled: {type(error).__name__}: {why} "
-                "Set run.compile=false to train without; TORCH_LOGS=dynamo,inductor says more. If it "
-                "worked before, what it keeps on disk may be damaged, as by a process that was "
+                "Set run.compile=false to train without; TORCH_LOGS=dynamo,inductor says more. If "
+                "it worked before, what it keeps on disk may be damaged, as by a process that was "
                 "killed: set TORCHINDUCTOR_CACHE_DIR to an empty folder."
             ) from error
 

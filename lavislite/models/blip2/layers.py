@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lavislite.common.errors import ConfigError
 from lavislite.common.schema import check_bounds
+from lavislite.models.blip2.dropout import Dropout, attention
 
 KeyValue = tuple[Tensor, Tensor]
 ImageRead = tuple[Tensor, Tensor, int]  # keys and values of images, and pairs that look at each
@@ -74,7 +75,7 @@ class Output(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_width, cfg.hidden_size)
         self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)
@@ -97,7 +98,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, h, n, d/h] -> [B, n, d]; `mask` is True where a key may be seen."""
         p = self.dropout_p if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        x = attention(q, k, v, mask, p)
         return x.transpose(1, 2).flatten(2)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lavislite.common.recompute import recomputed
+from lavislite.models.blip2.dropout import Dropout
 from lavislite.models.blip2.layers import (
     ImageRead,
     KeyValue,
@@ -66,7 +67,7 @@ class Embeddings(nn.Module):
             self.word_embeddings = nn.Embedding(vocab_size, cfg.hidden_size)
             self.position_embeddings = nn.Embedding(cfg.max_positions, cfg.hidden_size)
         self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
 
     def text(self, ids: Tensor, offset: int = 0) -> Tensor:
         """[B, L] token ids, the first of which has position `offset` -> [B, L, d]"""
