@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import in_turn, medians, ratio
 
 from lavislite.common import distributed
@@ -177,9 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     with cache(args.cold):
         found = measure(args)
     print(json.dumps(found, indent=2))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

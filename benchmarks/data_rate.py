@@ -17,7 +17,6 @@ Pillow, which both sides do; a faster decoder would be another picture.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -32,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the rate is tha
 
 import numpy as np
 import torch
-from facts import facts
+from facts import facts, write_json
 from PIL import Image
 
 from lavislite.datasets.images import ImageFiles
@@ -253,9 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = measure(args)
     print(table(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

@@ -14,7 +14,6 @@ The last line is arithmetic, for the paper's size: ViT-g at 518 GFLOP per pictur
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import SPECIALS, VOCABULARY, build_model, word
 from torch import Tensor
@@ -177,9 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.questions, args.rounds = 64, 2
     found = measure(args)
     print(report(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +26,13 @@ def facts(threads: int) -> dict[str, str | int]:
 def facts_line(found: dict[str, str | int]) -> str:
     """`facts` for the foot of a table."""
     return ", ".join(f"{key} {value}" for key, value in found.items())
+
+
+def write_json(found: dict[str, Any], file: Path | None) -> None:
+    """What was measured, to `file` if one was asked for."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def commit() -> str:

@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import gflop, in_turn, medians, product_of, ratio, table
 from torch import Tensor
 
@@ -294,9 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = measure(args)
     print(lines(found))
     print(json.dumps(found, indent=2))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import VOCABULARY, word, write_opt
 from torch import Tensor
@@ -212,9 +212,7 @@ def main() -> int:
     ]
     print(table([head, *rows]))
     print(json.dumps({key: value for key, value in result.items() if key != "cases"}))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, args.json)
     return 0 if all(case["texts_equal"] for case in result["cases"].values()) else 1
 
 

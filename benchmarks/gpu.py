@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import table
 
 from lavislite.common.schema import RunConfig
@@ -232,9 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     found = measure(args)
     print(report(found) if "cases" in found else json.dumps(found, indent=2))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

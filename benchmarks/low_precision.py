@@ -13,7 +13,6 @@ VQA for stage 2. Times are of this device, in turn, and say nothing about anothe
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import in_turn, medians, ratio, table
 from torch import Tensor, nn
 
@@ -195,9 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     found = measure(args)
     print(report(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

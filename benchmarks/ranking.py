@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import word, write_opt
 from torch import Tensor
@@ -140,9 +140,7 @@ def main() -> int:
     ]
     print(table([head, *rows]))
     print(json.dumps(result, indent=2))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, args.json)
     return 0 if result["winners_equal"] else 1
 
 

@@ -15,7 +15,6 @@ paper's size (Q-Former 768 x 12, 677 image tokens of width 1,408, texts of 12 to
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from peers.qformer import bert
 from peers.retrieval import LENGTH, peer_rerank
 from side_by_side import gflop, in_turn, medians, product_of, ratio, table
@@ -220,9 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.images, args.k, args.rounds = 8, 4, 2
     found = measure(args)
     print(report(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

@@ -16,7 +16,6 @@ paper's size (ViT-g, Q-Former 768 x 12) is counted without being computed.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import resource
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from blueprint import BATCH, Blueprint
-from facts import facts
+from facts import facts, write_json
 from peers.stage1 import peer_losses
 from side_by_side import Side, in_turn, medians, product_of, ratio, table
 
@@ -139,9 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.steps = 3
     found = measure(args)
     print(report(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

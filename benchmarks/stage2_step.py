@@ -16,7 +16,6 @@ ln_vision belongs to the frozen tower.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from facts import facts
+from facts import facts, write_json
 from peers.stage2 import peer_loss
 from side_by_side import Side, in_turn, medians, product_of, ratio, table
 
@@ -201,9 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.steps = 3
     found = measure(args)
     print(report(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 

@@ -12,7 +12,6 @@ playground is made first if it is not there (two minutes, not counted).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from facts import facts
+from facts import facts, write_json
 
 ROOT = Path(__file__).parents[1]
 PROJECT = "projects/blip2/pretrain_stage1.yaml"
@@ -120,9 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = measure(args)
     print(table(found))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(found, args.json)
     return 0
 
 
