@@ -1,8 +1,8 @@
 """Dropout, and attention with it, that are fast on a CPU too.
 
 There torch draws one random number after the other, for every element, and has no fused attention
-with dropout: a third of a training step. Here one draw serves four elements, with 16 bits for each.
-GPUs and compiled code go torch's own ways.
+with dropout. Here one draw serves four elements, with 16 bits for each. GPUs and compiled code go
+torch's own ways.
 """
 
 from __future__ import annotations
