@@ -36,6 +36,7 @@ from facts import facts, write_json
 from side_by_side import gflop, in_turn, medians, product_of, ratio, table
 from torch import Tensor
 
+from lavislite.common.allocator import keep_memory
 from lavislite.common.loading import to_device
 from lavislite.datasets.loading import TrainLoader
 from lavislite.features.layout import Layout
@@ -190,6 +191,8 @@ def reading_rate(rows: Rows, batch_size: int, workers: int, batches: int) -> flo
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.device == "cpu":
+        keep_memory()  # as our runner does
     rng = random.Random(0)
     words = [f"w{index}" for index in range(30_522 // args.divide - len(SPECIALS))]
     sizes = {name: getattr(args, name) for name in ("divide", "layers", "dropout", "device")}

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,42 +49,31 @@ def seconds(value: float) -> str:
 
 
 def stage1(found: Found) -> Iterator[Row]:
-    work, paper = found["gflop"], found["paper_gflop_per_image"]
-    fewer = times(work["original"] / work["ours"])
-    yield Row(
-        "operations of a step", f"{work['original']:.0f} GFLOP", f"{work['ours']:.0f} GFLOP", fewer
-    )
-    yield from _sides(found, "original", ("ours", "cached"))
-    size = "operations per image at the paper's size"
-    original, ours = paper["original"], paper["whole"]
-    yield Row(size, f"{original} GFLOP", f"{ours:.0f} GFLOP", times(original / ours))
+    yield from _step(found)
+    paper = found["paper_gflop_per_image"]
+    yield _fewer("operations per image at the paper's size", paper["original"], paper["whole"])
 
 
-def stage2(found: Found) -> Iterator[Row]:
-    work = found["gflop"]
-    fewer = times(work["original"] / work["ours"])
-    yield Row(
-        "operations of a step", f"{work['original']:.0f} GFLOP", f"{work['ours']:.0f} GFLOP", fewer
-    )
-    yield from _sides(found, "original", ("ours", "cached"))
-    if "transformers" in found["seconds"]:
-        yield from _sides(found, "transformers", ("ours",))
+def _step(found: Found) -> Iterator[Row]:
+    yield _fewer("operations of a step", found["gflop"]["original"], found["gflop"]["ours"])
+    yield from _seconds(found, "")
+    yield from _seconds(found["memory_kept"], ", memory kept on both sides")
 
 
-def _operations(work: dict[str, float]) -> Row:
-    peer, ours = work["original"], work["ours"]
-    return Row("operations of a step", f"{peer:.0f} GFLOP", f"{ours:.0f} GFLOP", times(peer / ours))
+def _fewer(what: str, peer: float, ours: float) -> Row:
+    return Row(what, f"{peer:.0f} GFLOP", f"{ours:.0f} GFLOP", times(peer / ours))
 
 
-def _sides(found: Found, peer: str, ours: Sequence[str]) -> Iterator[Row]:
-    for name in ours:
-        what = "seconds of a step" + (", features cached" if name == "cached" else "")
+def _seconds(found: Found, how: str) -> Iterator[Row]:
+    for pair, faster in found["times_faster"].items():
+        ours, peer = pair.split(" than ")
+        seen = ", features cached" if ours == "cached" else ""
         yield Row(
-            f"{what} (peer: {peer})",
+            f"seconds of a step{seen}{how} (peer: {peer})",
             seconds(found["seconds"][peer]),
-            seconds(found["seconds"][name]),
-            times(found["times_faster"][f"{name} than {peer}"]),
-            seconds(found["seconds_floor"][name]),
+            seconds(found["seconds"][ours]),
+            times(faster),
+            seconds(found["seconds_floor"][ours]),
         )
 
 
@@ -198,7 +187,7 @@ BENCHES = (
     Bench("feature_cache", "Frozen features once", features),
     Bench("low_precision", "Frozen towers in low precision", low_precision),
     Bench("compile", "torch.compile", compiled),
-    Bench("stage2_step", "Training step, stage 2", stage2),
+    Bench("stage2_step", "Training step, stage 2", _step),
     Bench("data_rate", "Data (CPU time per picture; peer: PIL + torchvision)", data),
     Bench("retrieval_rerank", "Re-ranking (peer: the original's loop over queries)", rerank),
     Bench("evaluation_vqa", "Several questions per picture (peer: one by one)", questions),

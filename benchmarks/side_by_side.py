@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lavislite.common.allocator import keep_memory
+
 Seconds = dict[str, list[float]]
 
 
@@ -53,6 +55,59 @@ def product_of(rows: int = 1024, inner: int = 384, columns: int = 1536, times: i
             torch.mm(a, b)
 
     return work, 2 * rows * inner * columns * times / 1e9
+
+
+def compared(
+    sides: Mapping[str, Side],
+    pairs: Sequence[tuple[str, str]],
+    gflop: dict[str, float],
+    rounds: int,
+) -> dict[str, Any]:
+    """What the steps of `sides` take, in turn, and the floor of each in the same rounds.
+
+    Args:
+        pairs: (peer, ours), whose ratios are wanted.
+        gflop: operations of a step of each side.
+    """
+    product, product_gflop = product_of()
+    works = {name: side.step for name, side in sides.items()}
+    seconds = in_turn({**works, "product": product}, rounds)
+    rate = product_gflop / medians(seconds)["product"]
+    return {
+        "seconds": {name: medians(seconds)[name] for name in sides},
+        "seconds_floor": {name: round(value / rate, 3) for name, value in gflop.items()},
+        "times_faster": {
+            f"{ours} than {peer}": round(ratio(seconds, peer, ours), 2) for peer, ours in pairs
+        },
+        "matmul_gflops_per_second": round(rate, 1),
+    }
+
+
+def both_ways_with_memory(
+    sides: Mapping[str, Side], pairs: Sequence[tuple[str, str]], rounds: int
+) -> dict[str, Any]:
+    """`compared` as the C library keeps memory by itself, then as our runner asks it to on a CPU.
+
+    For all sides alike: what is kept helps the peer as well. There is no way back, so call it last.
+    """
+    gflop = {name: round(side.gflop(), 1) for name, side in sides.items()}
+    found = {"gflop": gflop, **compared(sides, pairs, gflop, rounds)}
+    keep_memory()
+    return {**found, "memory_kept": compared(sides, pairs, gflop, rounds)}
+
+
+def steps_report(found: Mapping[str, Any]) -> str:
+    """`both_ways_with_memory` as a table and a line of ratios for each way."""
+    rows = [["side", "GFLOP", "seconds", "floor", "memory kept: seconds", "floor"]]
+    kept = found["memory_kept"]
+    for name, work in found["gflop"].items():
+        spent = (part[key][name] for part in (found, kept) for key in ("seconds", "seconds_floor"))
+        rows.append([name, f"{work:.0f}", *(f"{value:.2f}" for value in spent)])
+    lines = [
+        f"{title}{', '.join(f'{name}: {x:.2f} x' for name, x in part['times_faster'].items())}"
+        for title, part in (("", found), ("memory kept: ", kept))
+    ]
+    return "\n".join([table(rows), "", *lines])
 
 
 class Side:

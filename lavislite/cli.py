@@ -159,10 +159,13 @@ def _list(zoo: Any, pattern: str, kind: str) -> int:
 
 def _run(cfg: Any, args: argparse.Namespace, *, train: bool) -> int:
     from lavislite.common import distributed
+    from lavislite.common.allocator import keep_memory
 
     run = cfg.run
     distributed.init_distributed(run.dist_timeout_minutes, run.device, run.dist_warn_seconds)
     with distributed.failing_together():
+        if distributed.resolve_device(run.device).type == "cpu":
+            keep_memory()
         _build_and_run(cfg, args, train)
     distributed.shutdown()
     return 0

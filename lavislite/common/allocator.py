@@ -1,12 +1,14 @@
-"""How the C library keeps memory that is free again."""
+"""How the C library keeps memory that is free again: glibc; others are left alone."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _LARGE = 256 << 10  # bytes
+_SPARE = 64 << 20
+_NEVER = (1 << 31) - 1  # the largest that mallopt takes
 
 
 def give_memory_back(_: int = 0) -> None:
@@ -14,10 +16,26 @@ def give_memory_back(_: int = 0) -> None:
 
     Takes a worker's number, so that a `DataLoader` may call it when a worker starts. glibc raises
     its idea of "large" with what it sees, and keeps what is smaller: a worker that makes batches of
-    pictures grows to many times what it uses at any moment. Other C libraries are left alone.
+    pictures grows to many times what it uses at any moment.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    _set(_M_MMAP_THRESHOLD, _LARGE)
+    _set(_M_TRIM_THRESHOLD, _LARGE)
+    _set(_M_TOP_PAD, 0)
+
+
+def keep_memory() -> None:
+    """Keep what is freed for the next step, in this process.
+
+    For a CPU that trains, where each step takes the same tensors anew: left to itself, glibc
+    returns the large ones to the system, which has to clear and map their pages again.
+    """
+    _set(_M_MMAP_THRESHOLD, _NEVER)
+    _set(_M_TRIM_THRESHOLD, _NEVER)
+    _set(_M_TOP_PAD, _SPARE)
+
+
+def _set(parameter: int, value: int) -> None:
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(parameter, value)

@@ -24,6 +24,7 @@ from lavislite.models.blip2.layers import (
     QFormerLayer,
     take_rows,
 )
+from lavislite.models.blip2.words import Words
 
 LayerOutput = tuple[Tensor | None, Tensor | None, KeyValue]
 
@@ -69,10 +70,11 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
         self.dropout = Dropout(cfg.dropout)
 
-    def text(self, ids: Tensor, offset: int = 0) -> Tensor:
+    def text(self, ids: Tensor, words: Words | None = None, offset: int = 0) -> Tensor:
         """[B, L] token ids, the first of which has position `offset` -> [B, L, d]"""
+        words = words or Words(self.word_embeddings.weight)
         positions = self.position_embeddings.weight[offset : offset + ids.shape[1]]
-        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + positions))
+        return self.dropout(self.LayerNorm(words.look_up(ids) + positions))
 
     def queries(self, query_tokens: Tensor, batch: int) -> Tensor:
         """[1, Q, d] -> [batch, Q, d], or [1, Q, d] when dropout does not tell the images apart."""
@@ -184,6 +186,11 @@ class QFormer(nn.Module):
     def layers(self) -> Sequence[QFormerLayer]:
         return self.bert.encoder.layer  # type: ignore[return-value]
 
+    def words(self) -> Words:
+        """For `encode_text`, `encode_pairs`, `decode` and at last `lm_logits` of one training step,
+        which then have one gradient of the vocabulary's size together instead of one each."""
+        return Words(self.bert.embeddings.word_embeddings.weight)
+
     # ---- the four ways through
 
     def image_memory(self, image: Tensor, norm: nn.LayerNorm | None = None) -> ImageMemory:
@@ -209,9 +216,11 @@ class QFormer(nn.Module):
         assert hidden is not None
         return hidden, cache
 
-    def encode_text(self, ids: Tensor, mask: Tensor, cls_only: bool = False) -> Tensor:
+    def encode_text(
+        self, ids: Tensor, mask: Tensor, cls_only: bool = False, words: Words | None = None
+    ) -> Tensor:
         """Text alone, bi-directional: [B, L, d], or with `cls_only` [B, 1, d]."""
-        hidden: Tensor | None = self.bert.embeddings.text(ids)
+        hidden: Tensor | None = self.bert.embeddings.text(ids, words)
         seen = mask.bool()[:, None, None, :]
         for layer in self.layers:
             rows = 1 if cls_only and layer is self.layers[-1] else None
@@ -229,6 +238,7 @@ class QFormer(nn.Module):
         text_index: Tensor | None = None,
         queries_only: bool = True,
         probe: list[Tensor] | None = None,
+        words: Words | None = None,
     ) -> Tensor:
         """Pairs of image and text, bi-directional: [P, Q, d], or all rows [P, Q + L, d].
 
@@ -240,7 +250,7 @@ class QFormer(nn.Module):
         """
         queries: Tensor | None = self.bert.embeddings.queries(query_tokens, len(ids))
         assert queries is not None
-        text: Tensor | None = self.bert.embeddings.text(ids)
+        text: Tensor | None = self.bert.embeddings.text(ids, words)
         seen = F.pad(mask.bool(), (queries.shape[1], 0), value=True)[:, None, None, :]
         fan_out = text_index
         memories = [memory] if isinstance(memory, ImageMemory) else memory
@@ -254,7 +264,12 @@ class QFormer(nn.Module):
         return queries if text is None else torch.cat([queries, text], 1)
 
     def decode(
-        self, ids: Tensor, mask: Tensor, cache: list[KeyValue], offset: int = 0
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        cache: list[KeyValue],
+        offset: int = 0,
+        words: Words | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Text that sees the cached rows and, causally, itself: [B, L, d] and the longer cache.
 
@@ -265,7 +280,7 @@ class QFormer(nn.Module):
         length, seen_before = ids.shape[1], cache[0][0].shape[2]
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         seen = F.pad(causal & mask.bool()[:, None, :], (seen_before, 0), value=True)[:, None]
-        hidden: Tensor | None = self.bert.embeddings.text(ids, offset)
+        hidden: Tensor | None = self.bert.embeddings.text(ids, words, offset)
         longer = []
         for layer, past in zip(self.layers, cache, strict=True):
             _, hidden, present = self._run(layer, None, hidden, past=past, mask=seen)
@@ -273,12 +288,10 @@ class QFormer(nn.Module):
         assert hidden is not None
         return hidden, longer
 
-    def lm_logits(self, rows: Tensor) -> Tensor:
+    def lm_logits(self, rows: Tensor, words: Words | None = None) -> Tensor:
         """[n, d] -> scores of the next token [n, vocabulary]"""
-        head = self.cls.predictions
-        return F.linear(
-            head.transform(rows), self.bert.embeddings.word_embeddings.weight, head.bias
-        )
+        head, words = self.cls.predictions, words or self.words()
+        return F.linear(head.transform(rows), words.matrix, head.bias)
 
     def _run(self, layer: QFormerLayer, *rows: Tensor | None, **context: Any) -> LayerOutput:
         """One layer; under activation checkpointing its inside is not kept."""

@@ -16,6 +16,7 @@ from lavislite.models.blip2.inference import Blip2Inference
 from lavislite.models.blip2.layers import KeyValue, QFormerConfig
 from lavislite.models.blip2.qformer import ImageMemory
 from lavislite.models.blip2.text import TextBatch
+from lavislite.models.blip2.words import Words
 
 __all__ = ["Blip2Config", "Blip2Qformer", "ImageEmbedding", "ImageMemory", "QFormerConfig"]
 
@@ -56,23 +57,26 @@ class Blip2Qformer(Blip2Inference):
         image = self.tokens_of(self.features_of(samples))
         memory = self.memory_of(image)
         queries, cache = self.Qformer.encode_queries(self.query_tokens, memory)
+        words = self.Qformer.words()
         if "itc" in wanted:
             same = self._same_image(samples, len(image))
-            sim_i2t, sim_t2i = self._contrast(queries, text)
+            sim_i2t, sim_t2i = self._contrast(queries, text, words)
             found["loss_itc"] = losses.contrastive_loss(
                 sim_i2t, sim_t2i, losses.contrastive_targets(same), self.cfg.label_smoothing
             )
         if "itm" in wanted:  # and therefore itc
             chosen = self._negatives(sim_i2t, sim_t2i, same, negatives)
-            found["loss_itm"] = self._matching(text, image, memory, chosen, valid=~same.all(1))
+            found["loss_itm"] = self._matching(
+                text, image, memory, chosen, words, valid=~same.all(1)
+            )
         if "itg" in wanted:
-            found["loss_lm"] = self._language(text, cache)
+            found["loss_lm"] = self._language(text, cache, words)
         none = torch.zeros((), device=image.device)
         return {"loss": sum(found.values(), start=none), **found}
 
-    def _contrast(self, queries: Tensor, text: TextBatch) -> tuple[Tensor, Tensor]:
+    def _contrast(self, queries: Tensor, text: TextBatch, words: Words) -> tuple[Tensor, Tensor]:
         """The similarities of pictures and texts: see `similarities`."""
-        rows = self.Qformer.encode_text(text.ids, text.mask, cls_only=True)
+        rows = self.Qformer.encode_text(text.ids, text.mask, cls_only=True, words=words)
         return self.similarities(self.project_image(queries), self.project_text(rows[:, 0]))
 
     @property
@@ -122,9 +126,15 @@ class Blip2Qformer(Blip2Inference):
         return Negatives(image_for_text, text_for_image)
 
     def _matching(
-        self, text: TextBatch, image: Tensor, memory: ImageMemory, chosen: Negatives, valid: Tensor
+        self,
+        text: TextBatch,
+        image: Tensor,
+        memory: ImageMemory,
+        chosen: Negatives,
+        words: Words,
+        valid: Tensor,
     ) -> Tensor:
-        hidden = self._triplets(text, image, memory, chosen)
+        hidden = self._triplets(text, image, memory, chosen, words)
         logits = self.itm_head(hidden).mean(1)
         own, other_image = logits.split([2 * len(image), len(image)])
         matching, other_text = own.unflatten(0, (-1, 2)).unbind(1)
@@ -135,7 +145,12 @@ class Blip2Qformer(Blip2Inference):
         return total / count.clamp_min(1)
 
     def _triplets(
-        self, text: TextBatch, image: Tensor, memory: ImageMemory, chosen: Negatives
+        self,
+        text: TextBatch,
+        image: Tensor,
+        memory: ImageMemory,
+        chosen: Negatives,
+        words: Words,
     ) -> Tensor:
         """Query rows [3b, Q, d] of pairs.
 
@@ -159,14 +174,15 @@ class Blip2Qformer(Blip2Inference):
             ids != self._pad,
             [memory.shown_to(2), other],
             text_index=torch.cat([torch.stack([own, other_text], 1).flatten(), own]),
+            words=words,
         )
 
-    def _language(self, text: TextBatch, cache: list[KeyValue]) -> Tensor:
+    def _language(self, text: TextBatch, cache: list[KeyValue], words: Words) -> Tensor:
         ids = self._begin(text.ids)
-        hidden, _ = self.Qformer.decode(ids, text.mask, cache)
+        hidden, _ = self.Qformer.decode(ids, text.mask, cache, words=words)
         # Only rows whose next token exists meet the large output matrix.
         rows = hidden.flatten(0, 1).index_select(0, text.lm_rows)
-        logits = self.Qformer.lm_logits(rows)
+        logits = self.Qformer.lm_logits(rows, words)
         total = losses.language_loss(logits, text.lm_targets, self.cfg.label_smoothing)
         count = (text.lm_targets != losses.NO_TARGET).sum().float()
         if self._shared:
