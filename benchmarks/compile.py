@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import in_turn, medians, ratio
 
 from lavislite.common import distributed
@@ -165,14 +165,9 @@ def cache(cold: bool) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, quick="narrow, shallow, two lengths")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each (default 9)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="narrow, shallow, two lengths")
     parser.add_argument("--cold", action="store_true", help="compile everything afresh")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     with cache(args.cold):
         found = measure(args)

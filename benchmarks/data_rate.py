@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the rate is tha
 
 import numpy as np
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from PIL import Image
 
 from lavislite.datasets.images import ImageFiles
@@ -243,12 +243,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
+    parser = command_line(__doc__, quick="fewer pictures and rounds", threads=None)
     parser.add_argument("--rate", type=float, help="how many loader cores feed so many images/s")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)
     found = measure(args)
     print(table(found))

@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import SPECIALS, VOCABULARY, build_model, word
 from torch import Tensor
@@ -162,15 +162,10 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, quick="64 questions, two rounds")
     parser.add_argument("--questions", type=int, default=212)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="64 questions, two rounds")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     if args.quick:
         args.questions, args.rounds = 64, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -33,6 +34,23 @@ def write_json(found: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def command_line(doc: str | None, quick: str, threads: int | None = 2) -> argparse.ArgumentParser:
+    """What the command line of every benchmark takes.
+
+    Args:
+        quick: what --quick makes smaller.
+        threads: how many as a default; None for a benchmark that uses just one.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if threads is not None:
+        parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser
 
 
 def commit() -> str:

@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import gflop, in_turn, medians, product_of, ratio, table
 from torch import Tensor
 
@@ -275,10 +275,7 @@ def lines(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="about a minute: 3 rounds")
+    parser = command_line(__doc__, quick="about a minute: 3 rounds")
     parser.add_argument("--steps", type=int, default=7, help="timed rounds")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--divide", type=int, default=2, help="the paper's widths by so much")
@@ -289,8 +286,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--read-batches", type=int, default=100)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="for the store; default: the temporary folder")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     if args.quick:
         args.steps, args.rows, args.read_batches = 3, 64, 20

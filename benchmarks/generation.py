@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import VOCABULARY, word, write_opt
 from torch import Tensor
@@ -185,15 +185,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="8 new tokens, 1 round, fewer cases")
+    parser = command_line(__doc__, quick="8 new tokens, 1 round, fewer cases")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name has this")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.new_tokens = 1, 8

@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import in_turn, medians, ratio, table
 from torch import Tensor, nn
 
@@ -181,16 +181,11 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, quick="outputs of small batches")
     parser.add_argument("--stage1", type=Path, help="a run folder of pretrain_stage1.yaml")
     parser.add_argument("--stage2", type=Path, help="a run folder of pretrain_stage2.yaml")
     parser.add_argument("--arch", default="blip2_opt", help="of the stage-2 run")
     parser.add_argument("--compile", action="store_true", help="time compiled towers")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="outputs of small batches")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     found = measure(args)
     print(report(found))

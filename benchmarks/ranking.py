@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from side_by_side import gflop, in_turn, medians, ratio, table
 from stage2_step import word, write_opt
 from torch import Tensor
@@ -105,16 +105,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="256 answers, 2 questions, 1 round")
+    parser = command_line(__doc__, quick="256 answers, 2 questions, 1 round")
     parser.add_argument("--answers", type=int, default=ANSWERS)
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--at-once", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     if args.quick:
         args.answers, args.rounds = 256, 1

@@ -18,13 +18,12 @@ import argparse
 import os
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from peers.qformer import bert
 from peers.retrieval import LENGTH, peer_rerank
 from side_by_side import gflop, in_turn, medians, product_of, ratio, table
@@ -204,16 +203,11 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, quick="eight pictures, k = 4, two rounds")
     parser.add_argument("--images", type=int, default=16, help="pictures (default 16)")
     parser.add_argument("--k", type=int, default=8, help="candidates per query (default 8)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="eight pictures, k = 4, two rounds")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     if args.quick:
         args.images, args.k, args.rounds = 8, 4, 2

@@ -125,6 +125,11 @@ def _picture(what: str, values: Found, floor: str) -> Row:
     return Row(what, peer, ours, times(values["ratio"]), floor)
 
 
+def data_wait(found: Found) -> Iterator[Row]:
+    for name, of in found["runs"].items():
+        yield Row(name, f"limit {found['limit']:.0%}", f"{of['data_wait']:.1%}", "")
+
+
 def rerank(found: Found) -> Iterator[Row]:
     spent, counts, work = found["seconds"], found["counts"], found["gflop"]
     for what in ("pairs", "image_projections"):
@@ -189,6 +194,7 @@ BENCHES = (
     Bench("compile", "torch.compile", compiled),
     Bench("stage2_step", "Training step, stage 2", _step),
     Bench("data_rate", "Data (CPU time per picture; peer: PIL + torchvision)", data),
+    Bench("data_wait", "Waiting for data (share of the time of a run, from its log)", data_wait),
     Bench("retrieval_rerank", "Re-ranking (peer: the original's loop over queries)", rerank),
     Bench("evaluation_vqa", "Several questions per picture (peer: one by one)", questions),
     Bench("ranking", "Ranking answers (peer: every pair of question and answer whole)", ranking),

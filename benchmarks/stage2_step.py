@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 from peers.stage2 import peer_loss
 from side_by_side import Side, both_ways_with_memory, steps_report
 
@@ -163,16 +163,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, quick="three rounds")
     parser.add_argument("--steps", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--without-transformers", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="three rounds")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(arguments)
     if args.quick:
         args.steps = 3

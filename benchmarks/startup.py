@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from facts import facts, write_json
+from facts import command_line, facts, write_json
 
 ROOT = Path(__file__).parents[1]
 PROJECT = "projects/blip2/pretrain_stage1.yaml"
@@ -110,13 +110,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args(argv)
+    args = command_line(__doc__, quick="fewer repetitions").parse_args(argv)
     found = measure(args)
     print(table(found))
     write_json(found, args.json)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lavislite import cli
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 WORLD = {"num_train": 8, "num_val": 3, "num_test": 3, "num_nocaps": 3, "num_flickr30k": 2}
 
@@ -162,6 +164,24 @@ def test_data_rate(
     assert "small, RandAugment alone" in capsys.readouterr().out
 
 
+def test_data_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import data_rate
+    import data_wait
+
+    def run(project: str | Path, *_: Any) -> dict[str, float]:
+        if project != data_wait.PROJECT:  # the playground takes minutes to draw
+            options = ["--options", *data_wait.TRAINING_ONLY]
+            assert cli.main(["validate", "--cfg-path", str(project), *options]) == 0
+        return {"pictures_per_second": 30.0, "data_wait": 0.0125}
+
+    monkeypatch.setattr(data_wait, "run", run)
+    monkeypatch.setattr(data_wait, "COCO", data_rate.Kind("small", 40, 30, 224))
+    assert data_wait.main(["--quick", "--threads", "1"]) == 0
+    assert "| COCO-sized JPEG, vit_tiny | 30 | 1.2% |" in capsys.readouterr().out
+
+
 def test_startup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import startup
 
@@ -173,9 +193,10 @@ def test_startup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "as shipped" not in shown
 
 
-def test_feature_cache(tmp_path: Path) -> None:
+def test_feature_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import feature_cache
 
+    monkeypatch.setattr(feature_cache, "keep_memory", lambda: None)
     figures = tmp_path / "features.json"
     small = ["--divide", "16", "--layers", "6", "--batch-size", "2", "--quick"]
     assert feature_cache.main([*small, "--threads", "1", "--json", str(figures)]) == 0
