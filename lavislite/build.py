@@ -22,6 +22,7 @@ from lavislite.common import catalog, distributed
 from lavislite.common.config import Config
 from lavislite.common.errors import ConfigError, UserError
 from lavislite.common.logging import get_logger
+from lavislite.common.together import on_each_machine, on_main
 from lavislite.common.transfer import fetch
 from lavislite.playground import ensure_playground_parts
 from lavislite.run_dir import (
@@ -100,10 +101,11 @@ def build_runner(
     check_image_size(cfg, data)
     loader = build_loader(cfg, data) if train else None
     ensure_playground_parts(cfg, train_project)
-    run_dir, new = resumed, False
     if resumed is None or dry_run or not train:
-        run_dir = on_main(lambda: scratch_dir() if dry_run else create_run_dir(cfg, stem, train))
-        new = True
+        make = scratch_dir if dry_run else lambda: create_run_dir(cfg, stem, train)
+        run_dir, new = on_main(make), True
+    else:
+        run_dir, new = resumed, False
     if train and not dry_run and begun is None:
         on_main(lambda: launch.write(run_dir))
     with _removed_on_failure(run_dir if new else None):
@@ -273,38 +275,6 @@ class Lazily:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._make())
-
-
-# ------------------------------------------------------------------------------- several processes
-
-
-def on_main(work: Callable[[], Any]) -> Any:
-    """The result of `work` on the main process, on all; what it raises is raised on all."""
-    return _once(work, distributed.is_main())
-
-
-def on_each_machine(work: Callable[[], Any]) -> None:
-    """`work` on one process per machine, before the others go on; errors are raised on all."""
-    _once(lambda: (work(), None)[1], distributed.is_local_main())
-
-
-def _once(work: Callable[[], Any], mine: bool) -> Any:
-    result, error = None, None
-    if mine:
-        try:
-            result = work()
-        except Exception as caught:  # the others wait for us: tell them before it is raised here
-            error = caught
-            error.shared = True  # type: ignore[attr-defined]
-    told = distributed.all_gather_objects((result, None if error is None else str(error)))
-    if error is not None:
-        raise error
-    failed = next((message for _, message in told if message is not None), None)
-    if failed is not None:
-        problem = UserError(failed)
-        problem.shared = True  # type: ignore[attr-defined]
-        raise problem
-    return told[0][0]
 
 
 @contextmanager

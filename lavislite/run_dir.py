@@ -1,4 +1,4 @@
-"""Which folder a run writes to. One process decides, see `build.on_main`."""
+"""Which folder a run writes to. One process decides, see `on_main`."""
 
 from __future__ import annotations
 

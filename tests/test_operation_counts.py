@@ -102,6 +102,36 @@ def test_a_step_of_stage1_never_waits_for_the_device() -> None:
     assert waits.found == ["_local_scalar_dense"]
 
 
+# ---- memory
+
+
+class Made(TorchDispatchMode):
+    """Notes what makes tensors of one shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.found = shape, list[str]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and isinstance(result, Tensor) and tuple(result.shape) == self.shape:
+            self.found.append(func.overloadpacket.__name__)
+        return result
+
+
+def test_a_step_of_stage1_makes_one_gradient_of_the_vocabularys_size() -> None:
+    from tests.models.reference import reference_batch, reference_model
+
+    model, samples = reference_model().train(), reference_batch("eva_frozen")
+    words = model.Qformer.bert.embeddings.word_embeddings.weight
+    with Made(tuple(words.shape)) as made:
+        model(samples)["loss"].backward()
+    anew = [name for name in made.found if name != "detach" and not name.endswith("_")]
+    assert anew == ["mm"]  # the output matrix's own; what is looked up is added to it in place
+
+
 # ---- what travels
 
 

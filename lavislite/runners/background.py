@@ -8,7 +8,8 @@ from collections.abc import Callable
 from lavislite.common import distributed
 from lavislite.common.errors import TrainingError
 from lavislite.common.logging import get_logger
-from lavislite.runners.together import cannot_write, on_main
+from lavislite.common.together import on_main
+from lavislite.runners.together import cannot_write
 
 logger = get_logger(__name__)
 

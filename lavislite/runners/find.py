@@ -7,9 +7,9 @@ from pathlib import Path
 from lavislite.common.errors import CheckpointError, UserError
 from lavislite.common.io import require_path
 from lavislite.common.logging import get_logger
+from lavislite.common.together import on_main
 from lavislite.runners.checkpoint import LAST, Checkpoints
 from lavislite.runners.integrity import META, damage
-from lavislite.runners.together import on_main
 
 logger = get_logger(__name__)
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lavislite.common import distributed
 from lavislite.common.errors import CheckpointError
 from lavislite.common.logging import get_logger
+from lavislite.common.together import on_main
 from lavislite.runners.checkpoint import Snapshot, load_checkpoint
 from lavislite.runners.integrity import damage
-from lavislite.runners.together import on_main
 
 if TYPE_CHECKING:
     from lavislite.runners.runner import Runner

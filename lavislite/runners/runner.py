@@ -13,6 +13,7 @@ from lavislite.common.errors import ConfigError, TrainingError
 from lavislite.common.io import atomic_write_text
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
+from lavislite.common.together import on_main
 from lavislite.runners import record, resume
 from lavislite.runners.checkpoint import Checkpoints, load_weights
 from lavislite.runners.evaluation import (
@@ -34,7 +35,6 @@ from lavislite.runners.rehearsal import rehearse
 from lavislite.runners.run_folder import RunLock, take_folder
 from lavislite.runners.saver import Saver
 from lavislite.runners.step import Batch, TrainStep
-from lavislite.runners.together import on_main
 
 logger = get_logger(__name__)
 

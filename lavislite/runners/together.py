@@ -1,29 +1,11 @@
-"""Work of the main process that all processes answer for."""
+"""File work of the main process that all processes answer for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
 
-from lavislite.common import distributed
-from lavislite.common.errors import TrainingError, UserError
-
-T = TypeVar("T")
-
-
-def on_main(work: Callable[[], T]) -> T:
-    """What `work` returns on the main process, on all of them; a `UserError` is raised on all."""
-    told: tuple[Any, UserError | None] = (None, None)
-    if distributed.is_main():
-        try:
-            told = (work(), None)
-        except UserError as error:
-            told = (None, error)
-    result, problem = distributed.broadcast_object(told)
-    if problem is not None:
-        problem.shared = True
-        raise problem
-    return result
+from lavislite.common.errors import TrainingError
+from lavislite.common.together import on_main
 
 
 def write_on_main(write: Callable[[], None], what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from lavislite.common.schema import RunConfig
 
 __all__ = [
     *("EvalContext", "EvalResult", "Row", "Task"),
-    *("evaluating", "gather_rows", "on_main", "padded", "split_name"),
+    *("evaluating", "gather_rows", "padded", "split_name"),
 ]
 
 Row = dict[str, Any]
@@ -149,20 +149,3 @@ def padded(table: list[list[str]]) -> list[list[str]]:
 def split_name(dataset: Any) -> str:
     """``<dataset>/<split>``, as in metric names and messages."""
     return f"{dataset.name}/{dataset.split}"
-
-
-def on_main(work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises on the main process, on all; the others do not work."""
-    result: Any = None
-    error: Exception | None = None
-    if distributed.is_main():
-        try:
-            result = work()
-        except Exception as caught:  # the others wait: tell them before it is raised here
-            error = caught
-    result, problem = distributed.broadcast_object((result, None if error is None else str(error)))
-    if error is not None:
-        raise error
-    if problem is not None:
-        raise DataError(problem)
-    return result

@@ -13,7 +13,8 @@ from lavislite.common.evaluation import EvalContext, EvalResult
 from lavislite.common.generation import GenerationOptions
 from lavislite.common.loading import batch_indices, evaluation_batches
 from lavislite.common.logging import get_logger, warn_once
-from lavislite.tasks.base import Row, evaluating, gather_rows, on_main, split_name
+from lavislite.common.together import on_main
+from lavislite.tasks.base import Row, evaluating, gather_rows, split_name
 from lavislite.tasks.examples import Remembered, generated_examples
 from lavislite.tasks.prompts import CaptionPrompt
 

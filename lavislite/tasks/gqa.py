@@ -12,10 +12,11 @@ from lavislite.common.evaluation import EvalContext
 from lavislite.common.io import read_json, require_path
 from lavislite.common.logging import get_logger
 from lavislite.common.schema import RunConfig
+from lavislite.common.together import on_main
 from lavislite.common.transfer import fetch
 from lavislite.metrics.gqa import gqa_match, gqa_scores
 from lavislite.tasks.answers import Measure, Types, accuracy_table, has_answers
-from lavislite.tasks.base import Row, on_main, split_name
+from lavislite.tasks.base import Row, split_name
 from lavislite.tasks.baselines import answer_counts
 from lavislite.tasks.vqa import VQATask
 from lavislite.tasks.vqa_config import VQAConfig

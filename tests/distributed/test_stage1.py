@@ -20,10 +20,11 @@ def test_two_halves_of_a_batch_give_the_losses_and_gradients_of_the_whole(
         found = process["stage1"][tag]
         assert found["losses"] == pytest.approx(one["losses"], rel=1e-5)
         # Some gradients are zero but for rounding (a bias of keys shifts all scores alike).
+        # How others are rounded depends on the processor's matrix products.
         negligible = 1e-3 * max(grad.norm() for grad in one["grads"].values())
         for name, grad in one["grads"].items():
             error = (found["grads"][name] - grad).norm()
-            assert error < 1e-3 * max(grad.norm(), negligible), name
+            assert error < 5e-3 * max(grad.norm(), negligible), name
     assert torch.equal(
         *(process["stage1"][tag]["grads"]["query_tokens"] for process in two_processes)
     )
