@@ -72,7 +72,7 @@ def run(project: str | Path, steps: int, every: int, folder: Path, threads: int)
     """Pictures per second and data wait: medians over the lines of the log but the first."""
     command = [sys.executable, "train.py", "--cfg-path", str(project), "--options", *TRAINING_ONLY]
     command += [f"run.output_dir={folder}", f"run.max_steps={steps}", f"run.log_freq={every}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")

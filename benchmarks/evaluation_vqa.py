@@ -14,14 +14,11 @@ The last line is arithmetic, for the paper's size: ViT-g at 518 GFLOP per pictur
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from facts import command_line, facts, write_json

@@ -13,15 +13,12 @@ VQA for stage 2. Times are of this device, in turn, and say nothing about anothe
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from facts import command_line, facts, write_json

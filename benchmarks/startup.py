@@ -52,7 +52,7 @@ def first_step_seconds(folder: str, options: Sequence[str], threads: int) -> flo
     """From the start of the process to the line of the first step; the run is ended there."""
     command = [sys.executable, "train.py", "--cfg-path", PROJECT, "--options"]
     command += [f"run.output_dir={folder}", "run.log_freq=1", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start, said = time.perf_counter(), []
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True

@@ -104,6 +104,30 @@ class HFLanguageModel(nn.Module):
 
     # ---- loss
 
+    def joined(
+        self,
+        prefix: Tensor,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        limits: tuple[int | None, ...],
+        tokens: PairTokens | None,
+    ) -> tuple[Tensor, PairTokens]:
+        """Prefix and tokens for `nll`, checked and on the model's device.
+
+        Args:
+            limits: max_txt_len, max_output_txt_len and skip of `nll`.
+            tokens: None: of `prompts` and `targets`, which else are not looked at.
+
+        Raises:
+            UserError: numbers of rows differ, or they do not fit the context.
+        """
+        if tokens is None:
+            self.check_batch(prefix, prompts, targets)
+            tokens = self.texts.tokenise(prompts, targets, prefix.shape[1], *limits)
+        self.check_tokens(prefix, tokens)
+        prefix = self.adopt(prefix)
+        return prefix, tokens.to(prefix.device)
+
     def score(self, flat: Tensor, tokens: PairTokens, **inputs: Any) -> NLL:
         """Row sums of -log p of the targets.
 

@@ -48,13 +48,8 @@ class CausalLM(HFLanguageModel):
         Raises:
             UserError: numbers of rows differ, or prefix and prompt do not fit the context.
         """
-        if tokens is None:
-            self.check_batch(prefix, prompts, targets)
-            limits = (max_txt_len, max_output_txt_len, skip)
-            tokens = self.texts.tokenise(prompts, targets, prefix.shape[1], *limits)
-        self.check_tokens(prefix, tokens)
-        prefix = self.adopt(prefix)
-        tokens = tokens.to(prefix.device)
+        limits = (max_txt_len, max_output_txt_len, skip)
+        prefix, tokens = self.joined(prefix, prompts, targets, limits, tokens)
         # Padding comes last, where no real token sees it: attention needs no mask.
         packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask, left=False)
         inputs = {"inputs_embeds": packed.embeds, "past_key_values": self.no_cache}

@@ -54,13 +54,8 @@ class Seq2SeqLM(HFLanguageModel):
         Raises:
             UserError: numbers of rows differ, or image and prompt do not fit the context.
         """
-        if tokens is None:
-            self.check_batch(prefix, prompts, targets)
-            limits = (max_txt_len, max_output_txt_len, skip)
-            tokens = self.texts.tokenise(prompts, targets, prefix.shape[1], *limits)
-        self.check_tokens(prefix, tokens)
-        prefix = self.adopt(prefix)
-        tokens = tokens.to(prefix.device)
+        limits = (max_txt_len, max_output_txt_len, skip)
+        prefix, tokens = self.joined(prefix, prompts, targets, limits, tokens)
         packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask)
         begun = F.pad(tokens.written[:, :-1], (1, 0), value=self.decoder_start)
         nll = self.score(
