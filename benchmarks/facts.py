@@ -16,12 +16,20 @@ import torch
 def facts(threads: int) -> dict[str, str | int]:
     """What every file of results carries."""
     return {
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{platform.machine()}, {platform.system()}, {processor()}",
         "threads": threads,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
     }
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()) or "unknown processor"
 
 
 def facts_line(found: dict[str, str | int]) -> str:
