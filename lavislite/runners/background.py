@@ -9,7 +9,7 @@ from lavislite.common import distributed
 from lavislite.common.errors import TrainingError
 from lavislite.common.logging import get_logger
 from lavislite.common.together import on_main
-from lavislite.runners.together import cannot_write
+from lavislite.runners.writing import cannot_write
 
 logger = get_logger(__name__)
 

@@ -29,7 +29,7 @@ from lavislite.common.errors import CheckpointError, UserError
 from lavislite.common.io import atomic_write, atomic_write_text, read_json, remove_folder
 from lavislite.common.tensors import load_tensors
 from lavislite.runners.integrity import META, damage, fingerprints
-from lavislite.runners.together import write_on_main
+from lavislite.runners.writing import write_on_main
 
 FORMAT = 2
 LAST, BEST = "last", "checkpoint_best"

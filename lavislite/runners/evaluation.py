@@ -16,7 +16,7 @@ from lavislite.common.evaluation import EvalContext
 from lavislite.common.io import atomic_write_text, read_json
 from lavislite.common.registry import did_you_mean
 from lavislite.common.schema import RunConfig
-from lavislite.runners.together import write_on_main
+from lavislite.runners.writing import write_on_main
 
 Datasets = Mapping[str, Mapping[str, Any]]
 RowsPath = Callable[[Any], Path]  # dataset -> file for its rows

@@ -104,7 +104,7 @@ class HFLanguageModel(nn.Module):
 
     # ---- loss
 
-    def joined(
+    def checked(
         self,
         prefix: Tensor,
         prompts: Sequence[str],

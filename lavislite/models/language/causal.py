@@ -49,7 +49,7 @@ class CausalLM(HFLanguageModel):
             UserError: numbers of rows differ, or prefix and prompt do not fit the context.
         """
         limits = (max_txt_len, max_output_txt_len, skip)
-        prefix, tokens = self.joined(prefix, prompts, targets, limits, tokens)
+        prefix, tokens = self.checked(prefix, prompts, targets, limits, tokens)
         # Padding comes last, where no real token sees it: attention needs no mask.
         packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask, left=False)
         inputs = {"inputs_embeds": packed.embeds, "past_key_values": self.no_cache}

@@ -55,7 +55,7 @@ class Seq2SeqLM(HFLanguageModel):
             UserError: numbers of rows differ, or image and prompt do not fit the context.
         """
         limits = (max_txt_len, max_output_txt_len, skip)
-        prefix, tokens = self.joined(prefix, prompts, targets, limits, tokens)
+        prefix, tokens = self.checked(prefix, prompts, targets, limits, tokens)
         packed = self._pack(prefix, tokens.ids, tokens.mask, prefix_mask)
         begun = F.pad(tokens.written[:, :-1], (1, 0), value=self.decoder_start)
         nll = self.score(
