@@ -66,9 +66,8 @@ class Blip2Qformer(Blip2Inference):
             )
         if "itm" in wanted:  # and therefore itc
             chosen = self._negatives(sim_i2t, sim_t2i, same, negatives)
-            found["loss_itm"] = self._matching(
-                text, image, memory, chosen, words, valid=~same.all(1)
-            )
+            pairs = self._triplets(text, image, memory, chosen, words)
+            found["loss_itm"] = self._matching(pairs, valid=~same.all(1))
         if "itg" in wanted:
             found["loss_lm"] = self._language(text, cache, words)
         none = torch.zeros((), device=image.device)
@@ -125,18 +124,10 @@ class Blip2Qformer(Blip2Inference):
         text_for_image = losses.draw_negatives(sim_i2t, same, generator, first, sharpness)
         return Negatives(image_for_text, text_for_image)
 
-    def _matching(
-        self,
-        text: TextBatch,
-        image: Tensor,
-        memory: ImageMemory,
-        chosen: Negatives,
-        words: Words,
-        valid: Tensor,
-    ) -> Tensor:
-        hidden = self._triplets(text, image, memory, chosen, words)
-        logits = self.itm_head(hidden).mean(1)
-        own, other_image = logits.split([2 * len(image), len(image)])
+    def _matching(self, pairs: Tensor, valid: Tensor) -> Tensor:
+        """The loss of what `_triplets` gives; `valid` [b]: the image has others to choose from."""
+        logits = self.itm_head(pairs).mean(1)
+        own, other_image = logits.split([2 * len(valid), len(valid)])
         matching, other_text = own.unflatten(0, (-1, 2)).unbind(1)
         logits = torch.cat([matching, other_image, other_text])
         total, count = losses.matching_loss(logits, valid)
