@@ -156,7 +156,9 @@ def over_epochs(data: Any, args: argparse.Namespace) -> list[dict[str, float]]:
     looks = {round((k + 1) * n / (LOOKS + 1)) for k in range(LOOKS)}
     found: list[dict[str, float]] = []
     seen: list[dict[str, float]] = []
-    for number, _ in enumerate(data.batches(0, args.epochs * n)):
+    # A few more than are looked at: workers without work end.
+    batches = data.batches(0, args.epochs * n + 8)
+    for number, _ in zip(range(args.epochs * n), batches, strict=False):
         if number % n in looks:
             seen.append(memory())
         if number % n == n - 1:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lavislite.common import distributed
 from lavislite.common.errors import DataError
+from lavislite.datasets.ahead import one_ahead
 from lavislite.datasets.mixture import Mixture
 from lavislite.datasets.workers import Parcel, remembered_workers, start_worker
 
@@ -96,7 +97,7 @@ class TrainLoader:
         fetch = _Fetch(self._datasets, self._offsets, self.prepare)
         if self._num_workers == 0 or stop <= start:
             return (fetch[request] for request in self._requests(start, stop))
-        batches = _received(self._workers(fetch, start, stop))
+        batches = _received(self._workers(fetch, start, stop), pinned=self._pin_memory)
         next(batches)  # a generator that has not begun would not clean up
         return batches
 
@@ -200,11 +201,11 @@ class _Fetch(TorchDataset):
             return batch if self._prepare is None else self._prepare(batch)
 
 
-def _received(loader: Any) -> Generator[Batch, None, None]:
-    """An empty batch, then what the workers of `loader` send."""
+def _received(loader: Any, *, pinned: bool) -> Generator[Batch, None, None]:
+    """An empty batch, then what the workers of `loader` send, one batch ahead."""
     try:
         yield {}
-        yield from loader
+        yield from loader if pinned else one_ahead(loader)
     finally:
         # The traceback of an error keeps the loader alive, and the workers heed no SIGTERM: a
         # process that leaves them to its exit would wait for them forever.
