@@ -5,10 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Hashable
 
 _ROOT = "lavislite"
 _warned: set[Hashable] = set()
+_writing = threading.RLock()
+
+
+def _write_alone() -> None:
+    """A process that was forked waits for no other's line."""
+    global _writing
+    _writing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_write_alone)
 
 
 class _Console(logging.Handler):
@@ -35,6 +47,9 @@ def _write(line: str) -> None:
     if "tqdm" in sys.modules:  # keeps a running progress bar in one piece
         from tqdm import tqdm
 
+        # tqdm's own lock is shared with forked processes: one that is killed while it writes would
+        # keep all others waiting for ever.
+        tqdm.set_lock(_writing)
         tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr)
