@@ -13,14 +13,14 @@ _warned: set[Hashable] = set()
 _writing = threading.RLock()
 
 
-def _write_alone() -> None:
+def _renew_lock() -> None:
     """A process that was forked waits for no other's line."""
     global _writing
     _writing = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_write_alone)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Console(logging.Handler):
